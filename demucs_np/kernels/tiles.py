@@ -1,0 +1,118 @@
+"""The one scheduler: an operation is a fixed number of tiles, and threads take the next tile until none is left.
+
+The number and the bounds of tiles follow from shapes alone, never from the number of threads, and every tile writes its
+own part of the output: the bits are the same for any number of threads. A tile is one serial `nogil` kernel call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+
+def default_threads() -> int:
+    """The number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+class Pool:
+    """`threads - 1` waiting threads and the caller's own. Worker `w` passes its own scratch buffer to the kernel."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._scratch = [np.empty(0, np.float32) for _ in range(threads)]
+        self._lock = threading.Lock()
+        for _ in range(threads - 1):
+            threading.Thread(target=self._work, daemon=True, name="demucs-np tile worker").start()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+    def run(self, kernel: Callable[..., Any], tiles: int, scratch: int, *args: Any) -> None:
+        """Call `kernel(tile, scratch, *args)` for every tile, `scratch` being a private float32 buffer of that many elements.
+
+        An exception in any tile, Ctrl-C included, stops all threads after the tile they are in and is raised here.
+        """
+        with self._lock:  # one operation at a time: the scratch buffers are shared
+            counter = itertools.count()
+            failures: list[BaseException] = []
+            workers = min(self.threads, tiles)
+            done = threading.Semaphore(0)
+
+            def take(worker: int) -> None:
+                if self._scratch[worker].size < scratch:
+                    self._scratch[worker] = np.empty(scratch, np.float32)
+                buffer = self._scratch[worker]
+                while not failures and (tile := next(counter)) < tiles:
+                    kernel(tile, buffer, *args)
+
+            def guarded(worker: int) -> None:
+                try:
+                    take(worker)
+                except BaseException as error:
+                    failures.append(error)
+                finally:
+                    done.release()
+
+            for worker in range(1, workers):
+                self._jobs.put(lambda worker=worker: guarded(worker))  # type: ignore[misc]
+            try:
+                take(0)
+            except BaseException as error:
+                failures.append(error)
+            for _ in range(1, workers):
+                while True:
+                    try:
+                        done.acquire()
+                        break
+                    except BaseException as error:  # a second Ctrl-C: the other threads still hold the buffers
+                        failures.append(error)
+            if failures:
+                raise failures[0]
+
+    def close(self) -> None:
+        """Let the threads end."""
+        for _ in range(self.threads - 1):
+            self._jobs.put(None)
+
+
+_current = threading.local()
+_pools: dict[int, Pool] = {}
+_pools_lock = threading.Lock()
+
+
+def pool() -> Pool:
+    """The pool of the innermost `use_threads` of this Python thread, or one of `default_threads()`."""
+    threads = getattr(_current, "threads", None) or default_threads()
+    with _pools_lock:
+        if threads not in _pools:
+            _pools[threads] = Pool(threads)
+        return _pools[threads]
+
+
+@contextlib.contextmanager
+def use_threads(threads: int | None) -> Iterator[None]:
+    """Within the block, run operations on this many threads (None: leave it as it is).
+
+    Raises ValueError for a number below 1.
+    """
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads is {threads}, but must be at least 1")
+    before = getattr(_current, "threads", None)
+    if threads is not None:
+        _current.threads = threads
+    try:
+        yield
+    finally:
+        _current.threads = before
