@@ -1,0 +1,535 @@
+"""What a checkpoint says about its model: one frozen dataclass per architecture.
+
+Fields are the arguments of the reference's constructors that change inference, with the same names and defaults
+(`demucs.htdemucs.HTDemucs`, `demucs.hdemucs.HDemucs`, `demucs.demucs.Demucs`). Arguments that only matter while training
+are accepted by `from_arguments` and dropped; one that inference cannot honour, or that no version knows, is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, ClassVar, TypeVar
+
+from ..errors import ModelError
+
+C = TypeVar("C", bound="_Arguments")
+
+MAX_DEPTH = 32  # far above any real model; keeps a hostile checkpoint from asking for endless layers
+MAX_WIDTH = 1 << 20
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, float) and value.is_integer())):
+        raise TypeError("an integer")
+    return int(value)
+
+
+def _number(value: object) -> int | float | Fraction:
+    if isinstance(value, bool) or not isinstance(value, (int, float, Fraction)) or not math.isfinite(value):
+        raise TypeError("a finite number")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, int) or value not in (0, 1):
+        raise TypeError("true or false")
+    return bool(value)
+
+
+def _groups(value: object) -> int:
+    return int(value) if isinstance(value, bool) else _integer(value)
+
+
+def _layer_index(value: object) -> int | float:
+    """From which layer on: also infinity, for never."""
+    return value if isinstance(value, float) and math.isinf(value) else _integer(value)
+
+
+def _items(value: object) -> Sequence[object]:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError("a list")
+    return value
+
+
+def _source_names(value: object) -> tuple[str, ...]:
+    names = _items(value)
+    for name in names:
+        # A stem's name becomes a file's name.
+        if not isinstance(name, str) or not name.strip() or name in (".", "..") or any(c in name for c in '/\\\0<>:"|?*\n\r'):
+            raise TypeError("a list of names that can be file names")
+    if not names or len(set(names)) != len(names):
+        raise TypeError("a list of one or more different names")
+    return tuple(str(name) for name in names)
+
+
+def _optional(convert: Callable[[object], Any]) -> Callable[[object], Any]:
+    return lambda value: None if value is None else convert(value)
+
+
+def _choice(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a name")
+    return value
+
+
+# By annotation: how an argument from a checkpoint (JSON or pickle) becomes the field's value, or a TypeError saying what it must be.
+_CONVERT: dict[str, Callable[[object], Any]] = {
+    "int": _integer,
+    "int | bool": _groups,
+    "int | float": _layer_index,
+    "int | None": _optional(_integer),
+    "float": _number,
+    "float | None": _optional(lambda value: None if value is False else _number(value)),
+    "bool": _flag,
+    "str": _choice,
+    "Fraction | float | int": _number,
+    "tuple[str, ...]": _source_names,
+    "tuple[float, ...] | None": _optional(lambda value: tuple(_number(item) for item in _items(value)) or None),
+}
+
+
+class _Arguments:
+    """What the three configurations share: building from a checkpoint's `args` and `kwargs`, and checks."""
+
+    klass: ClassVar[str]
+    _order: ClassVar[str]  # every argument of the reference's constructor, in order
+    _unsupported: ClassVar[Mapping[str, str]] = {}  # argument -> why a true value is refused
+
+    @classmethod
+    def from_arguments(cls: type[C], args: Sequence[object], kwargs: Mapping[str, object]) -> C:
+        """The configuration from the positional and keyword arguments that a checkpoint stores for the constructor.
+
+        Raises ModelError for an argument that is unknown, given twice, of a wrong type, or that inference cannot honour.
+        """
+        order = cls._order.split()
+        if len(args) > len(order):
+            raise ModelError(f"{cls.klass} takes at most {len(order)} arguments, not {len(args)}")
+        given: dict[str, object] = dict(zip(order, args, strict=False))
+        for name, value in kwargs.items():
+            if name not in order:
+                raise ModelError(f"{cls.klass} has no argument {name!r}")
+            if name in given:
+                raise ModelError(f"{cls.klass}: argument {name!r} is given twice")
+            given[name] = value
+        for name, reason in cls._unsupported.items():
+            if given.get(name):
+                raise ModelError(f"{cls.klass}: {name}={given[name]!r} is not supported: {reason}")
+        fields = {field.name: str(field.type) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        converted = {}
+        for name, annotation in fields.items():
+            if name in given:
+                try:
+                    converted[name] = _CONVERT[annotation](given[name])
+                except TypeError as error:
+                    raise ModelError(f"{cls.klass}: argument {name!r} must be {error}, not {given[name]!r}") from None
+        if "sources" not in converted:
+            raise ModelError(f"{cls.klass}: argument 'sources' is missing")
+        if "end_iters" in given or "wiener_iters" in given:
+            cls._check_end_iters(given)
+        return cls(**converted)
+
+    @classmethod
+    def _check_end_iters(cls, given: Mapping[str, object]) -> None:
+        """`end_iters` is for training, but the hybrid models insist that it equals `wiener_iters`."""
+        testing, training = given.get("wiener_iters", 0), given.get("end_iters", 0)
+        if given.get("hybrid", True) and testing != training:
+            raise ModelError(f"{cls.klass}: wiener_iters={testing!r} must equal end_iters={training!r}")
+
+    def _require(self, condition: object, text: str) -> None:
+        if not condition:
+            raise ModelError(f"{self.klass}: {text}")
+
+    def _require_range(self, low: int, high: int, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            self._require(low <= value <= high, f"{name}={value!r} is not between {low} and {high}")
+
+    def _require_groups(self, channels: int, groups: int, what: str) -> None:
+        self._require(groups >= 1 and channels % groups == 0, f"{what}: {channels} channels do not divide into {groups} groups")
+
+    def _check_dconv(self, channels: int, compress: float, attention: bool, what: str) -> None:
+        hidden = int(channels / compress)
+        self._require(hidden >= 1, f"{what}: dconv_comp={compress!r} leaves none of {channels} channels")
+        # LocalState has four heads.
+        self._require(not attention or hidden % 4 == 0, f"{what}: {hidden} hidden channels do not divide into 4 attention heads")
+
+
+@dataclass(frozen=True)
+class HybridLayer:
+    """One level of a hybrid model: the frequency branch's encoder and decoder, and the time branch's beside it, if any."""
+
+    index: int  # 0 is the outermost
+    freq: bool  # convolves along frequency; False: along time, after the branches have merged
+    last_freq: bool  # the level that brings frequency to one row, where the time branch joins ("empty" time layers)
+    bands: int  # layers inside MultiWrap, one a frequency band; 0: not wrapped
+    rows: int  # frequency rows at the encoder's input, 1 after the merge
+    channels_in: int  # encoder's input
+    channels_out: int  # encoder's output, decoder's input
+    decoder_out: int  # decoder's output
+    kernel_size: int
+    stride: int
+    pad: int
+    norm: bool
+    lstm: bool
+    attention: bool
+    time: bool  # there is a time layer beside it
+    time_channels_in: int
+    time_channels_out: int
+    time_decoder_out: int
+
+
+@dataclass(frozen=True)
+class _Hybrid(_Arguments):
+    """The fields in the order that HTDemucs and HDemucs share. See `HTDemucs.__init__` of the reference for their meaning."""
+
+    sources: tuple[str, ...]
+    audio_channels: int = 2
+    channels: int = 48
+    channels_time: int | None = None
+    growth: float = 2
+    nfft: int = 4096
+    wiener_iters: int = 0
+    wiener_residual: bool = False
+    cac: bool = True
+    depth: int = 4
+    rewrite: bool = True
+    multi_freqs: tuple[float, ...] | None = None
+    multi_freqs_depth: int = 3
+    freq_emb: float | None = 0.2
+    emb_scale: float = 10
+    kernel_size: int = 8
+    time_stride: int = 2
+    stride: int = 4
+    context: int = 1
+    context_enc: int = 0
+    norm_starts: int | float = 4
+    norm_groups: int = 4
+    dconv_mode: int = 1
+    dconv_depth: int = 2
+    dconv_comp: float = 8
+    samplerate: int = 44100
+    segment: Fraction | float | int = 10
+
+    def _is_hybrid(self) -> bool:
+        return True
+
+    def _residual_parts(self, index: int) -> tuple[bool, bool]:
+        """Whether DConv has a BLSTM and a LocalState at this level."""
+        return False, False
+
+    def layers(self) -> list[HybridLayer]:
+        """The levels from the outermost inwards, with the arithmetic of the reference's constructor."""
+        plan = []
+        complex_parts = 2 if self.cac else 1
+        time_in, freq_in = self.audio_channels, self.audio_channels * complex_parts
+        time_out, freq_out = self.channels_time or self.channels, self.channels
+        time_back = self.audio_channels * len(self.sources)
+        freq_back = time_back * complex_parts
+        rows = self.nfft // 2
+        for index in range(self.depth):
+            freq = rows > 1
+            last_freq = freq and rows <= self.kernel_size
+            kernel_size, stride = (self.kernel_size, self.stride) if freq else (2 * self.time_stride, self.time_stride)
+            if last_freq:
+                kernel_size = rows
+                time_out = freq_out = max(time_out, freq_out)
+            lstm, attention = self._residual_parts(index)
+            plan.append(
+                HybridLayer(
+                    index=index,
+                    freq=freq,
+                    last_freq=last_freq,
+                    bands=len(self.multi_freqs) + 1 if self.multi_freqs and index < self.multi_freqs_depth else 0,
+                    rows=rows,
+                    channels_in=freq_in,
+                    channels_out=freq_out,
+                    decoder_out=freq_back,
+                    kernel_size=kernel_size,
+                    stride=stride,
+                    pad=0 if last_freq else kernel_size // 4,
+                    norm=index >= self.norm_starts,
+                    lstm=lstm,
+                    attention=attention,
+                    time=freq and self._is_hybrid(),
+                    time_channels_in=time_in,
+                    time_channels_out=time_out,
+                    time_decoder_out=time_back,
+                )
+            )
+            time_in = time_back = time_out
+            freq_in = freq_back = freq_out
+            time_out, freq_out = int(self.growth * time_out), int(self.growth * freq_out)
+            if freq:
+                rows = 1 if last_freq else rows // self.stride
+        return plan
+
+    def _check_common(self) -> None:
+        self._require_range(1, 64, "audio_channels")
+        self._require_range(1, MAX_DEPTH, "depth")
+        self._require_range(1, MAX_WIDTH, "channels", "norm_groups", "samplerate")
+        self._require_range(1, 1024, "kernel_size", "stride", "time_stride")
+        self._require_range(0, 64, "context", "context_enc")
+        self._require_range(0, 3, "dconv_mode")
+        self._require_range(-MAX_DEPTH, MAX_DEPTH, "dconv_depth")
+        self._require(self.wiener_iters <= 1000, f"wiener_iters={self.wiener_iters!r} is more than 1000")
+        self._require(self.nfft >= 8 and self.nfft % 4 == 0, f"nfft={self.nfft} is not a multiple of 4")
+        self._require(0 <= (self.channels_time or 0) <= MAX_WIDTH, f"channels_time={self.channels_time!r} is out of range")
+        self._require(self.growth > 0, f"growth={self.growth!r} is not positive")
+        self._require(self.dconv_comp > 0, f"dconv_comp={self.dconv_comp!r} is not positive")
+        self._require(self.segment > 0, f"segment={self.segment!r} is not positive")
+        self._require(len(self.sources) * self.audio_channels <= MAX_WIDTH, "too many sources")
+        ratios = self.multi_freqs or ()
+        self._require(
+            len(ratios) <= 64 and all(0 < a < b for a, b in zip(ratios, (*ratios[1:], 1), strict=False)),
+            f"multi_freqs={ratios!r} are not growing ratios between 0 and 1",
+        )
+        self._require(self.cac or self.wiener_iters < 1 or self.audio_channels <= 2, "Wiener filtering needs one or two audio channels")
+        for layer in self.layers():
+            self._check_layer(layer)
+
+    def _check_layer(self, layer: HybridLayer) -> None:
+        what = f"layer {layer.index}"
+        widths = [layer.channels_out, layer.time_channels_out] if layer.time else [layer.channels_out]
+        self._require(all(1 <= width <= MAX_WIDTH for width in widths), f"{what}: {max(widths)} channels are out of range")
+        self._require(layer.rows >= 1, f"{what}: nfft={self.nfft} leaves no frequency row")
+        self._require(
+            not layer.bands or (layer.freq and not layer.last_freq and not layer.norm),
+            f"{what}: multi_freqs splits only frequency layers without norm, before the last",
+        )
+        if layer.freq and not layer.last_freq:
+            shrunk = (layer.rows + 2 * layer.pad - layer.kernel_size) // layer.stride + 1
+            back = (shrunk - 1) * layer.stride + layer.kernel_size - 2 * layer.pad
+            fits = shrunk == layer.rows // layer.stride and back == layer.rows
+            self._require(fits, f"{what}: {layer.rows} rows do not fit kernel_size={layer.kernel_size}, stride={layer.stride}")
+        if layer.norm:
+            decoded = [layer.decoder_out] + ([layer.time_decoder_out] if layer.time else [])
+            for width in widths + decoded:
+                self._require_groups(width, self.norm_groups, what)
+        if self.dconv_mode and self.dconv_depth:
+            for width in widths:
+                self._check_dconv(width, self.dconv_comp, layer.attention, what)
+
+
+@dataclass(frozen=True)
+class HTDemucsConfig(_Hybrid):
+    """Arguments of the Hybrid Transformer Demucs (`demucs.htdemucs.HTDemucs`).
+
+    `t_sin_random_shift` is dropped: the reference draws the shift of the time branch's positions anew for each call, from 0 to
+    that number, also in evaluation; this package always evaluates the shift 0, one of its draws.
+    """
+
+    klass: ClassVar[str] = "demucs.htdemucs.HTDemucs"
+    _order: ClassVar[str] = (
+        "sources audio_channels channels channels_time growth nfft wiener_iters end_iters wiener_residual cac depth rewrite "
+        "multi_freqs multi_freqs_depth freq_emb emb_scale emb_smooth kernel_size time_stride stride context context_enc "
+        "norm_starts norm_groups dconv_mode dconv_depth dconv_comp dconv_init bottom_channels t_layers t_emb t_hidden_scale "
+        "t_heads t_dropout t_max_positions t_norm_in t_norm_in_group t_group_norm t_norm_first t_norm_out t_max_period "
+        "t_weight_decay t_lr t_layer_scale t_gelu t_weight_pos_embed t_sin_random_shift t_cape_mean_normalize t_cape_augment "
+        "t_cape_glob_loc_scale t_sparse_self_attn t_sparse_cross_attn t_mask_type t_mask_random_seed t_sparse_attn_window "
+        "t_global_window t_sparsity t_auto_sparsity t_cross_first rescale samplerate segment use_train_segment"
+    )
+    _unsupported: ClassVar[Mapping[str, str]] = {
+        "t_sparse_self_attn": "sparse attention needs other weights and a package that the reference itself cannot run on a CPU",
+        "t_sparse_cross_attn": "sparse attention needs other weights and a package that the reference itself cannot run on a CPU",
+    }
+
+    bottom_channels: int = 0
+    t_layers: int = 5
+    t_emb: str = "sin"
+    t_hidden_scale: float = 4.0
+    t_heads: int = 8
+    t_max_positions: int = 10000
+    t_norm_in: bool = True
+    t_norm_in_group: int | bool = False
+    t_group_norm: int | bool = False
+    t_norm_first: bool = True
+    t_norm_out: int | bool = True
+    t_max_period: float = 10000.0
+    t_layer_scale: bool = True
+    t_gelu: bool = True
+    t_weight_pos_embed: float = 1.0
+    t_cape_mean_normalize: bool = True
+    t_cross_first: bool = False
+    use_train_segment: bool = True
+
+    @property
+    def transformer_channels(self) -> int:
+        """Width of the transformer: `bottom_channels`, or else the innermost level's channels."""
+        return self.bottom_channels or int(self.channels * self.growth ** (self.depth - 1))
+
+    def __post_init__(self) -> None:
+        self._check_common()
+        self._require_range(0, MAX_WIDTH, "bottom_channels")
+        self._require_range(0, 256, "t_layers")
+        if not (self.bottom_channels or self.t_layers):
+            return
+        inner = self.layers()[-1]
+        width = self.channels * self.growth ** (self.depth - 1)
+        self._require(isinstance(width, int), f"growth={self.growth!r} must be an integer before a transformer")
+        self._require(
+            inner.channels_out == width and inner.time_channels_out == width,
+            f"both branches must reach the transformer with {width} channels, not {inner.channels_out} and {inner.time_channels_out}",
+        )
+        if self.t_layers:
+            self._require(inner.freq, f"depth={self.depth} is too deep for a transformer, which comes before the branches merge")
+            self._check_transformer(self.transformer_channels)
+
+    def _check_transformer(self, width: int) -> None:
+        self._require(self.t_emb in ("sin", "cape", "scaled"), f"t_emb={self.t_emb!r} is not sin, cape or scaled")
+        self._require_range(1, MAX_WIDTH, "t_heads")
+        self._require(width % self.t_heads == 0, f"{width} channels do not divide into t_heads={self.t_heads}")
+        self._require(width % 4 == 0, f"the transformer's {width} channels are not a multiple of 4")
+        self._require(1 <= width * self.t_hidden_scale <= MAX_WIDTH, f"t_hidden_scale={self.t_hidden_scale!r} is out of range")
+        self._require(self.t_max_period > 0, f"t_max_period={self.t_max_period!r} is not positive")
+        if self.t_emb == "scaled":
+            self._require_range(1, 1 << 24, "t_max_positions")
+        if not self.t_norm_in and self.t_norm_in_group:
+            self._require_groups(width, int(self.t_norm_in_group), "t_norm_in_group")
+        if self.t_group_norm:
+            self._require_groups(width, int(self.t_group_norm), "t_group_norm")
+        if self.t_norm_first & self.t_norm_out:
+            self._require_groups(width, int(self.t_norm_out), "t_norm_out")
+
+
+@dataclass(frozen=True)
+class HDemucsConfig(_Hybrid):
+    """Arguments of the Hybrid Demucs, version 3 (`demucs.hdemucs.HDemucs`)."""
+
+    klass: ClassVar[str] = "demucs.hdemucs.HDemucs"
+    _order: ClassVar[str] = (
+        "sources audio_channels channels channels_time growth nfft wiener_iters end_iters wiener_residual cac depth rewrite "
+        "hybrid hybrid_old multi_freqs multi_freqs_depth freq_emb emb_scale emb_smooth kernel_size time_stride stride context "
+        "context_enc norm_starts norm_groups dconv_mode dconv_depth dconv_comp dconv_attn dconv_lstm dconv_init rescale "
+        "samplerate segment"
+    )
+
+    depth: int = 6
+    multi_freqs_depth: int = 2
+    dconv_comp: float = 4
+    segment: Fraction | float | int = 40
+    hybrid: bool = True
+    hybrid_old: bool = False
+    dconv_attn: int | float = 4
+    dconv_lstm: int | float = 4
+
+    def __post_init__(self) -> None:
+        self._require(self.hybrid or not self.hybrid_old, "hybrid_old must come with hybrid=True")
+        self._check_common()
+
+    def _is_hybrid(self) -> bool:
+        return self.hybrid
+
+    def _residual_parts(self, index: int) -> tuple[bool, bool]:
+        return index >= self.dconv_lstm, index >= self.dconv_attn
+
+
+@dataclass(frozen=True)
+class TimeLayer:
+    """One level of the time-domain model."""
+
+    index: int
+    channels_in: int  # encoder's input, and decoder's output but for the outermost level
+    channels_out: int  # encoder's output, decoder's input
+    decoder_out: int
+    norm: bool
+    lstm: bool
+    attention: bool
+
+
+@dataclass(frozen=True)
+class DemucsConfig(_Arguments):
+    """Arguments of the time-domain Demucs (`demucs.demucs.Demucs`)."""
+
+    klass: ClassVar[str] = "demucs.demucs.Demucs"
+    _order: ClassVar[str] = (
+        "sources audio_channels channels growth depth rewrite lstm_layers kernel_size stride context gelu glu norm_starts "
+        "norm_groups dconv_mode dconv_depth dconv_comp dconv_attn dconv_lstm dconv_init normalize resample rescale samplerate segment"
+    )
+
+    sources: tuple[str, ...]
+    audio_channels: int = 2
+    channels: int = 64
+    growth: float = 2.0
+    depth: int = 6
+    rewrite: bool = True
+    lstm_layers: int = 0
+    kernel_size: int = 8
+    stride: int = 4
+    context: int = 1
+    gelu: bool = True
+    glu: bool = True
+    norm_starts: int | float = 4
+    norm_groups: int = 4
+    dconv_mode: int = 1
+    dconv_depth: int = 2
+    dconv_comp: float = 4
+    dconv_attn: int | float = 4
+    dconv_lstm: int | float = 4
+    normalize: bool = True
+    resample: bool = True
+    samplerate: int = 44100
+    segment: Fraction | float | int = 40
+
+    def layers(self) -> list[TimeLayer]:
+        """The levels from the outermost inwards, with the arithmetic of the reference's constructor."""
+        plan = []
+        channels_in, channels_out = self.audio_channels, self.channels
+        for index in range(self.depth):
+            plan.append(
+                TimeLayer(
+                    index=index,
+                    channels_in=channels_in,
+                    channels_out=channels_out,
+                    decoder_out=channels_in if index else self.audio_channels * len(self.sources),
+                    norm=index >= self.norm_starts,
+                    lstm=index >= self.dconv_lstm,
+                    attention=index >= self.dconv_attn,
+                )
+            )
+            channels_in, channels_out = channels_out, int(self.growth * channels_out)
+        return plan
+
+    def __post_init__(self) -> None:
+        self._require_range(1, 64, "audio_channels")
+        self._require_range(1, MAX_DEPTH, "depth")
+        self._require_range(0, MAX_DEPTH, "lstm_layers")
+        self._require_range(1, MAX_WIDTH, "channels", "norm_groups", "samplerate")
+        self._require_range(1, 1024, "kernel_size", "stride")
+        self._require_range(0, 64, "context")
+        self._require_range(0, 3, "dconv_mode")
+        self._require_range(-MAX_DEPTH, MAX_DEPTH, "dconv_depth")
+        self._require(self.growth > 0, f"growth={self.growth!r} is not positive")
+        self._require(self.dconv_comp > 0, f"dconv_comp={self.dconv_comp!r} is not positive")
+        self._require(self.segment > 0, f"segment={self.segment!r} is not positive")
+        for layer in self.layers():
+            what = f"layer {layer.index}"
+            self._require(1 <= layer.channels_out <= MAX_WIDTH, f"{what}: {layer.channels_out} channels are out of range")
+            if layer.norm:
+                self._require_groups(layer.channels_out, self.norm_groups, what)
+                if layer.index:  # the outermost decoder layer ends without a norm
+                    self._require_groups(layer.decoder_out, self.norm_groups, what)
+            if self.dconv_mode and self.dconv_depth:
+                self._check_dconv(layer.channels_out, self.dconv_comp, layer.attention, what)
+
+
+Config = HTDemucsConfig | HDemucsConfig | DemucsConfig
+
+# `klass` of a checkpoint -> configuration. The second spellings are former homes of the same classes.
+CLASSES: dict[str, type[Config]] = {
+    "demucs.htdemucs.HTDemucs": HTDemucsConfig,
+    "demucs.hdemucs.HDemucs": HDemucsConfig,
+    "demucs.wdemucs.WDemucs": HDemucsConfig,
+    "demucs.demucs.Demucs": DemucsConfig,
+}
+
+
+def config_from_arguments(klass: str, args: Sequence[object], kwargs: Mapping[str, object]) -> Config:
+    """The configuration of a checkpoint's class, by its dotted name. Raises ModelError for a class that is not Demucs's."""
+    if klass not in CLASSES:
+        known = ", ".join(sorted({config.klass for config in CLASSES.values()}))
+        raise ModelError(f"unknown model class {klass!r}; this package runs {known}")
+    return CLASSES[klass].from_arguments(args, kwargs)
