@@ -1,0 +1,149 @@
+"""Polyphase resampling by a windowed sinc: the filter of julius' `resample_frac`, which Demucs uses.
+
+With both rates divided by their greatest common divisor, `rate = 0.945 * min(old, new)` and `width = ceil(24 * old / rate)`:
+
+    out[n] = sum_k taps[n % new, k] * x[n * old // new + k - width],   k = 0 .. 2 * width
+
+where x repeats its first and last sample beyond its ends, and the filter of a phase, at `t = π * rate * distance in seconds`
+from the output sample, is `sinc(t) * cos²(t / 48)` for `|t| < 24 π`, zero elsewhere, divided by its sum.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from .._jit import kernel
+from . import tiles
+
+ZEROS = 24  # zero crossings of the sinc on each side
+ROLLOFF = 0.945  # the pass band, as a part of the lower Nyquist frequency
+TILE = 8192  # output samples of one channel
+
+
+@functools.lru_cache(maxsize=8)
+def taps(old: int, new: int) -> np.ndarray:
+    """The filter of each output phase, float32 (new, 2 * width + 1), computed in float64 and rounded once. Rates are coprime."""
+    rate = ROLLOFF * min(old, new)
+    width = math.ceil(ZEROS * old / rate)
+    phase = np.arange(new)[:, None]
+    position = phase * old // new + np.arange(-width, width + 1)
+    distance = (position * new - phase * old) / (old * new)  # seconds; the numerator is an exact integer
+    t = np.clip(distance * rate, -ZEROS, ZEROS)
+    table: np.ndarray = np.sinc(t) * np.cos(t * (math.pi / (2 * ZEROS))) ** 2
+    table = (table / table.sum(axis=1, keepdims=True)).astype(np.float32)
+    table.flags.writeable = False
+    return table
+
+
+@kernel
+def _resample_tile(
+    tile: int, scratch: Any, x: Any, table: Any, old: int, new: int, first: int, base: int, tiles_per_channel: int, length: int, out: Any
+) -> None:
+    """out[c, n - first] = sum_k table[n % new, k] * x[c, n * old // new - base + k], summed in float64."""
+    channel = tile // tiles_per_channel
+    start = (tile % tiles_per_channel) * length
+    signal = x[channel]
+    target = out[channel]
+    width = table.shape[1]
+    for i in range(start, min(start + length, target.size)):
+        n = first + i
+        row = table[n % new]
+        begin = n * old // new - base
+        window = signal[begin : begin + width]
+        total = 0.0
+        for k in range(width):
+            total += np.float64(row[k]) * np.float64(window[k])
+        target[i] = np.float32(total)
+
+
+def _filter(x: np.ndarray, table: np.ndarray, old: int, new: int, first: int, base: int, out: np.ndarray) -> None:
+    """Outputs `first ...` of the signal whose padded sample `base` is `x[:, 0]`, by the compiled kernel."""
+    per_channel = -(-out.shape[1] // TILE)
+    tiles.pool().run(_resample_tile, out.shape[0] * per_channel, 0, x, table, old, new, first, base, per_channel, TILE, out)
+
+
+def _filter_reference(x: np.ndarray, table: np.ndarray, old: int, new: int, first: int, base: int, out: np.ndarray) -> None:
+    """As `_filter`, in NumPy: all outputs of one phase read windows that lie `old` samples apart."""
+    count = out.shape[1]
+    if count == 0:
+        return
+    windows = np.lib.stride_tricks.sliding_window_view(x, table.shape[1], axis=1)  # [C, T, K]
+    for n in range(first, first + min(new, count)):
+        outputs = out[:, n - first :: new]  # [C, N]
+        begin = n * old // new - base
+        outputs[:] = windows[:, begin::old][:, : outputs.shape[1]] @ table[n % new].astype(np.float64)
+
+
+class Resampler:
+    """Resample a signal that arrives in blocks, with the samples that `resample` gives for the whole.
+
+    `push` each block, float32 (channels, samples), then `finish`; both return the output samples that have become known.
+    """
+
+    def __init__(self, old_rate: int, new_rate: int, backend: str = "numba") -> None:
+        divisor = math.gcd(old_rate, new_rate)
+        self.old, self.new = old_rate // divisor, new_rate // divisor
+        self._table = taps(self.old, self.new) if self.old != self.new else np.ones((1, 1), np.float32)
+        self._width = self._table.shape[1] // 2
+        self._filter = _filter_reference if backend == "numpy" else _filter
+        self._buffer = np.empty((0, 0), np.float32)  # padded input that later outputs still need
+        self._base = 0  # position of its first sample in the padded input
+        self._received = 0
+        self._sent = 0
+
+    def push(self, x: np.ndarray) -> np.ndarray:
+        """Take `x`, float32 (channels, samples)."""
+        if self.old == self.new or x.shape[1] == 0:
+            self._buffer = x[:, :0] if self._received == 0 else self._buffer
+            return x
+        if self._received == 0:
+            self._buffer = np.repeat(x[:, :1], self._width, axis=1)
+        self._received += x.shape[1]
+        self._buffer = np.concatenate([self._buffer, x], axis=1)
+        # the last output whose window ends within the buffer: n * old // new + width of the window <= base + size
+        last = self._base + self._buffer.shape[1] - self._table.shape[1]
+        return self._send(((last + 1) * self.new - 1) // self.old + 1 if last >= 0 else 0)
+
+    def finish(self) -> np.ndarray:
+        """Take the end of the signal. In all, `new * samples // old` samples have then been returned."""
+        if self._received == 0:
+            return self._buffer
+        self._buffer = np.concatenate([self._buffer, np.repeat(self._buffer[:, -1:], self._width, axis=1)], axis=1)
+        return self._send(self.new * self._received // self.old)
+
+    def _send(self, until: int) -> np.ndarray:
+        until = min(until, self.new * self._received // self.old)
+        out = np.empty((self._buffer.shape[0], max(0, until - self._sent)), np.float32)
+        if out.shape[1]:
+            self._filter(self._buffer, self._table, self.old, self.new, self._sent, self._base, out)
+            self._sent = until
+            needed = self._sent * self.old // self.new
+            self._buffer = self._buffer[:, needed - self._base :].copy()
+            self._base = needed
+        return out
+
+
+def resample(x: np.ndarray, old_rate: int, new_rate: int, backend: str = "numba") -> np.ndarray:
+    """Resample float32 `x` (channels, samples) to (channels, new_rate * samples // old_rate).
+
+    Equal rates return `x` itself. Source: `julius.resample_frac`.
+    """
+    divisor = math.gcd(old_rate, new_rate)
+    old, new = old_rate // divisor, new_rate // divisor
+    if old == new:
+        return x
+    out = np.empty((x.shape[0], new * x.shape[1] // old), np.float32)
+    if out.size:
+        table = taps(old, new)
+        padded = np.pad(x, ((0, 0), (table.shape[1] // 2,) * 2), mode="edge")
+        (_filter_reference if backend == "numpy" else _filter)(padded, table, old, new, 0, 0, out)
+    return out
+
+
+def resample_reference(x: np.ndarray, old_rate: int, new_rate: int) -> np.ndarray:
+    """`resample` in plain NumPy."""
+    return resample(x, old_rate, new_rate, backend="numpy")

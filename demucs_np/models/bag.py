@@ -1,0 +1,135 @@
+"""Several models whose stems are averaged with weights: what most published names stand for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import numpy as np
+
+from ..errors import ModelError
+
+
+class Model(Protocol):
+    """What `apply_model` needs of a model. HTDemucs, HDemucs and Demucs have it."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the stems, in the order of the output."""
+
+    @property
+    def samplerate(self) -> int:
+        """Hz."""
+
+    @property
+    def audio_channels(self) -> int:
+        """Channels of the input and of each stem."""
+
+    @property
+    def segment(self) -> float:
+        """Seconds of the chunks that a long track is cut into (a `Fraction` is welcome)."""
+
+    @property
+    def max_segment(self) -> float | None:
+        """The longest chunk in seconds that the model takes. None: any."""
+
+    @property
+    def config(self) -> object:
+        """The constructor arguments, a frozen dataclass."""
+
+    @property
+    def backend(self) -> str:
+        """numba or numpy."""
+
+    def valid_length(self, length: int) -> int:
+        """The length that an input of `length` samples is to be padded to."""
+
+    def __call__(self, mix: np.ndarray) -> np.ndarray:
+        """float32 (batch, channels, samples) -> (batch, sources, channels, samples)."""
+
+
+class BagOfModels:
+    """Models that run one after the other, each stem averaged with a weight per model. Use it through `apply_model` or `Separator`.
+
+    `weights` holds one list per model with a number per stem (None: all 1). `segment` (seconds) replaces the models' own, for
+    HTDemucs only where it is not longer; unlike the `segment` of `apply_model` it shortens the network's input as well.
+
+    Raises ModelError if the models do not agree on stems, sample rate and channels, or the weights do not fit them.
+    Source: `demucs.apply.BagOfModels`.
+    """
+
+    def __init__(self, models: Sequence[Model], weights: Sequence[Sequence[float]] | None = None, segment: float | None = None) -> None:
+        if not models:
+            raise ModelError("a bag of models needs at least one model")
+        first = models[0]
+        for number, other in enumerate(models[1:], 2):
+            for name in ("sources", "samplerate", "audio_channels"):
+                if getattr(other, name) != getattr(first, name):
+                    raise ModelError(
+                        f"model {number} of the bag has {name} {getattr(other, name)}, but the first has {getattr(first, name)}: "
+                        "only models that agree can be averaged"
+                    )
+        if weights is None:
+            weights = [[1.0] * len(first.sources)] * len(models)
+        if [len(row) for row in weights] != [len(first.sources)] * len(models):
+            raise ModelError(f"the bag's weights must be {len(models)} lists (a model each) of {len(first.sources)} numbers (a stem each)")
+        for source, column in zip(first.sources, zip(*weights, strict=True), strict=True):
+            if sum(column) == 0:
+                raise ModelError(f"the bag's weights for stem {source} add up to zero: no model would make it")
+        if segment is not None and not segment > 0:
+            raise ModelError(f"the bag's segment is {segment} seconds, but must be above zero")
+        self.models: list[Model] = [model if segment is None else _with_segment(model, segment) for model in models]
+        self.weights = [[float(weight) for weight in row] for row in weights]
+        self.sources = first.sources
+        self.samplerate = first.samplerate
+        self.audio_channels = first.audio_channels
+        self.backend = first.backend
+
+    @property
+    def max_segment(self) -> float | None:
+        """The longest chunk in seconds that every model takes. None: any."""
+        limits = [model.max_segment for model in self.models if model.max_segment is not None]
+        return min(limits, default=None)
+
+    def __call__(self, mix: np.ndarray) -> np.ndarray:
+        """The weighted average of the models' outputs: float32 (batch, channels, samples) -> (batch, sources, channels, samples)."""
+        return weighted_average([model(mix) for model in self.models], self.weights)
+
+
+def fills_segment(model: Model) -> bool:
+    """Whether the model is an HTDemucs, the only architecture whose chunks are filled up to the segment."""
+    return hasattr(model.config, "use_train_segment")
+
+
+def weighted_average(
+    outputs: Sequence[np.ndarray], weights: Sequence[Sequence[float]], totals: Sequence[float] | None = None
+) -> np.ndarray:
+    """Average `outputs`, float32 (..., sources, channels, samples), in float32 and in their order; writes into the first.
+
+    `totals` are the divisors of the stems where not every model is among the outputs (None: the sums of the weights).
+    """
+    for output, row in zip(outputs, weights, strict=True):
+        for source, weight in enumerate(row):
+            if weight != 1:
+                output[..., source, :, :] *= np.float32(weight)
+    total = outputs[0]
+    for output in outputs[1:]:
+        total += output
+    for source, divisor in enumerate(totals or [sum(column) for column in zip(*weights, strict=True)]):
+        if divisor != 1:
+            total[..., source, :, :] /= np.float32(divisor)
+    return total
+
+
+def _with_segment(model: Model, segment: float) -> Model:
+    """The same network with another segment; the caller's own model keeps its."""
+    if fills_segment(model) and segment > model.segment:
+        return model
+    shortened = copy.copy(model)
+    cast("_HasSegment", shortened).segment = segment
+    return shortened
+
+
+class _HasSegment(Protocol):
+    segment: float

@@ -1,0 +1,323 @@
+"""From an audio file or array to stems: the track's normalisation, the choice of stems, and the files that are written."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+
+from . import apply, audio
+from .apply import ArraySource, Event, Options, Progress, Source
+from .audio import ClipMode, Encoding, Spool
+from .errors import AudioError, DemucsError, ModelError, UsageError
+from .kernels import tiles
+from .kernels.resample import resample
+from .models.bag import BagOfModels, Model
+
+OtherMethod = Literal["add", "minus", "none"]
+WAV_16 = Encoding()
+
+
+class Separator:
+    """Separates tracks with one model and one set of options.
+
+    `model` is a model, or what `load_model` takes: a name or a path; it is then loaded when it is first needed. `shifts`, `overlap`,
+    `split`, `segment`, `seed`, `threads`, `progress` and `stems` are those of `apply_model`, `shifts` being 1 as in the reference; every
+    track starts with the same seed.
+
+    Source: `demucs.api.Separator`.
+    """
+
+    def __init__(
+        self,
+        model: Model | BagOfModels | str | Path,
+        *,
+        shifts: int = 1,
+        overlap: float = 0.25,
+        split: bool = True,
+        segment: float | None = None,
+        stems: Sequence[str] | None = None,
+        seed: int = 0,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._model = model
+        self.options = Options(shifts, split, overlap, segment, seed)
+        self.stems = stems
+        self.threads = threads
+        self.progress = progress
+
+    @property
+    def model(self) -> Model | BagOfModels:
+        """The model, loaded by now."""
+        if isinstance(self._model, (str, Path)):
+            from .weights import load_model
+
+            self._model = cast("Model | BagOfModels", load_model(self._model))
+        return self._model
+
+    @property
+    def samplerate(self) -> int:
+        """Hz, of the stems and of the origin."""
+        return self.model.samplerate
+
+    @property
+    def audio_channels(self) -> int:
+        """Channels of the stems and of the origin."""
+        return self.model.audio_channels
+
+    def separate_audio_file(self, path: str | Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Read a file and separate it.
+
+        Returns the track as the model hears it, float32 (channels, samples) at the model's rate, and stem -> float32 (channels, samples).
+        Raises AudioError for a file that cannot be read or separated.
+        """
+        with contextlib.closing(self._read(Path(path))) as parts:
+            wav = np.concatenate(list(parts), axis=1)
+        return wav, self._separate_in_memory(wav, str(path))
+
+    def separate_array(self, wav: np.ndarray, samplerate: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Separate `wav`, float (channels, samples) at `samplerate` Hz, of any number of channels; returns as `separate_audio_file`."""
+        name = "the array"
+        wav = np.asarray(wav)
+        if wav.ndim != 2 or wav.dtype.kind != "f":
+            raise AudioError(f"{name}: has shape {wav.shape} of {wav.dtype}, but must be floats (channels, samples)")
+        if samplerate < 1 or int(samplerate) != samplerate:
+            raise AudioError(f"{name}: its sample rate is {samplerate} Hz, but must be a whole number above 0")
+        if 0 in wav.shape:
+            raise AudioError(f"{name}: holds no samples")
+        wav = np.ascontiguousarray(wav, np.float32)
+        audio.check_finite(wav, name, 0, int(samplerate))
+        with tiles.use_threads(self.threads):
+            wav = resample(audio.convert_channels(wav, self.audio_channels, name), int(samplerate), self.samplerate, self.model.backend)
+        return wav, self._separate_in_memory(wav, name)
+
+    def separate_to_files(
+        self,
+        path: str | Path,
+        folder: str | Path,
+        *,
+        filename: str = "{track}/{stem}.{ext}",
+        two_stems: str | None = None,
+        other_method: OtherMethod = "add",
+        encoding: Encoding = WAV_16,
+        clip: ClipMode = "rescale",
+    ) -> dict[str, Path]:
+        """Separate a file of any length into files below `folder`, in bounded memory; returns stem -> the file written.
+
+        `filename` may hold {track}, {trackext}, {stem} and {ext}. With `two_stems` that stem is written, and its counterpart: "add" also
+        writes `no_X`, the sum of the other stems, "minus" `minus_X`, the track without the stem, "none" nothing more.
+
+        The stems wait on disk, in `folder`, for their peak to be known. Files appear complete or not at all.
+        """
+        path, folder = Path(path), Path(folder)
+        outputs = Outputs.choose(self.model, self.stems, two_stems, other_method)
+        targets = output_paths(path, folder, filename, outputs.names, encoding.format)
+        self.options.check(self.model)
+        with _folders(folder) as folders, contextlib.ExitStack() as stack:
+            with _writable(folder):
+                origin = stack.enter_context(Spool(self.audio_channels, folder))
+                moments = Moments()
+                for block in self._read(path):
+                    origin.append(block)
+                    moments.update(block)
+            for target in targets.values():
+                folders.make(target.parent)
+            spools = [stack.enter_context(Spool(self.audio_channels, folder)) for _ in outputs.names]
+            for start, block in self._stems(origin, moments, outputs.computed, str(path)):
+                with _writable(folder):
+                    for spool, part in zip(spools, outputs.mix(block, origin, start), strict=True):
+                        spool.append(part)
+            for number, (target, spool) in enumerate(zip(targets.values(), spools, strict=True)):
+                self._tell(Event("write", number, len(spools), None))
+                audio.write(target, spool, self.samplerate, encoding, clip, spool.peak)
+                spool.close()
+            self._tell(Event("write", len(spools), len(spools), 0.0))
+        return targets
+
+    def _read(self, path: Path) -> Generator[np.ndarray, None, None]:
+        """The file's samples as the model wants them."""
+        with audio.open_track(path) as track:
+            total, done = math.ceil(track.samples * self.samplerate / track.samplerate), 0
+            self._tell(Event("read", 0, total, None))
+            with contextlib.closing(audio.read_blocks(track, self.samplerate, self.audio_channels, self.model.backend)) as parts:
+                while True:
+                    with tiles.use_threads(self.threads):
+                        block = next(parts, None)
+                    if block is None:
+                        return
+                    done += block.shape[1]
+                    self._tell(Event("read", done, max(done, total), None))
+                    yield block
+
+    def _separate_in_memory(self, wav: np.ndarray, name: str) -> dict[str, np.ndarray]:
+        names = apply.wanted_stems(self.model, self.stems)
+        moments = Moments()
+        for start in range(0, wav.shape[1], audio.BLOCK):
+            moments.update(wav[:, start : start + audio.BLOCK])
+        out = np.empty((len(names), *wav.shape), np.float32)
+        for start, block in self._stems(ArraySource(wav), moments, names, name):
+            out[..., start : start + block.shape[-1]] = block
+        return dict(zip(names, out, strict=True))
+
+    def _stems(self, source: Source, moments: Moments, names: list[str], name: str) -> Iterator[tuple[int, np.ndarray]]:
+        """Blocks of the stems (stems, channels, samples), at the loudness of the track."""
+        if moments.count < 2:
+            raise AudioError(f"{name}: has {moments.count} samples at {self.samplerate} Hz, too few to be separated")
+        mean, std = np.float32(moments.mean), np.float32(moments.std + 1e-8)
+        parts = apply.blocks(
+            self.model, Normalised(source, mean, std), self.options, stems=names, threads=self.threads, progress=self.progress
+        )
+        for start, block in parts:
+            block *= std
+            block += mean
+            if not np.isfinite(block).all():
+                raise ModelError(f"{name}: the model made NaN or infinite samples of it; are its weights damaged?")
+            yield start, block
+
+    def _tell(self, event: Event) -> None:
+        if self.progress is not None:
+            self.progress(event)
+
+
+class Moments:
+    """Mean and unbiased standard deviation of a track's mono mix, gathered block by block in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = 0.0
+        self._squares = 0.0  # sum of squared distances from the mean
+
+    def update(self, wav: np.ndarray) -> None:
+        """Add float32 (channels, samples)."""
+        count = wav.shape[1]
+        if count == 0:
+            return
+        mono = wav.mean(axis=0, dtype=np.float64)
+        mean = float(mono.mean())
+        delta, total = mean - self.mean, self.count + count
+        self._squares += float(np.square(mono - mean).sum()) + delta * delta * self.count * count / total
+        self.mean += delta * count / total
+        self.count = total
+
+    @property
+    def std(self) -> float:
+        """NaN for a single sample."""
+        return math.sqrt(self._squares / (self.count - 1)) if self.count > 1 else math.nan
+
+
+class Normalised:
+    """A source with the track's mean removed and divided by its standard deviation."""
+
+    def __init__(self, source: Source, mean: np.float32, std: np.float32) -> None:
+        self._source, self._mean, self._std = source, mean, std
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._source.shape
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        out: np.ndarray = self._source.read(start, stop) - self._mean
+        out /= self._std
+        return out
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Which stems the model has to compute, and what is written from them."""
+
+    computed: list[str]
+    names: list[str]
+
+    @classmethod
+    def choose(cls, model: Model | BagOfModels, stems: Sequence[str] | None, two_stems: str | None, other_method: OtherMethod) -> Outputs:
+        """Raises UsageError for a stem that the model does not have."""
+        if two_stems is None:
+            names = apply.wanted_stems(model, stems)
+            return cls(names, names)
+        if stems is not None:
+            raise UsageError("either choose the stems to write, or two stems: not both")
+        apply.wanted_stems(model, [two_stems])
+        if other_method == "add":
+            return cls(list(model.sources), [two_stems, f"no_{two_stems}"])
+        return cls([two_stems], [two_stems] + ([f"minus_{two_stems}"] if other_method == "minus" else []))
+
+    def mix(self, block: np.ndarray, origin: Source, start: int) -> Sequence[np.ndarray]:
+        """What is written, from computed (stems, channels, samples) that begin at sample `start` of the track."""
+        if self.names == self.computed:
+            return block  # type: ignore[return-value]
+        stem = block[self.computed.index(self.names[0])]
+        if self.names[1].startswith("minus_"):
+            return [stem, origin.read(start, start + block.shape[-1]) - stem]
+        others = np.zeros_like(stem)
+        for name, part in zip(self.computed, block, strict=True):
+            if name != self.names[0]:
+                others += part
+        return [stem, others]
+
+
+def output_paths(track: Path, folder: Path, filename: str, names: Sequence[str], ext: str) -> dict[str, Path]:
+    """Stem -> file, from the template. Raises UsageError if stems would overwrite each other or the track."""
+    head, _, tail = track.name.rpartition(".")
+    paths: dict[str, Path] = {}
+    for name in names:
+        try:
+            paths[name] = folder / filename.format(track=head or track.name, trackext=tail, stem=name, ext=ext)
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            raise UsageError(
+                f'"{filename}" is not a name for the files: it may hold {{track}}, {{trackext}}, {{stem}} and {{ext}} ({error})'
+            ) from error
+    if len(set(paths.values())) != len(paths):
+        raise UsageError(f'with the name "{filename}" all stems of a track would be one file: put {{stem}} into it')
+    if any(path.resolve() == track.resolve() for path in paths.values()):
+        raise UsageError(f'{track}: would be overwritten by its own stem with the name "{filename}"')
+    return paths
+
+
+def model_folder(name: str) -> str:
+    """The folder for the results of a model: its name, or its file's name without the ending."""
+    path = Path(name)
+    if path.is_file():
+        return path.name.rsplit(".", 1)[0]
+    return name.replace("hf://", "").replace("/", "_")
+
+
+class _Folders:
+    """Folders that were made for a track, to be removed again if it fails."""
+
+    def __init__(self) -> None:
+        self.made: list[Path] = []
+
+    def make(self, folder: Path) -> None:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        with _writable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.made += reversed(missing)
+
+
+@contextlib.contextmanager
+def _folders(folder: Path) -> Iterator[_Folders]:
+    folders = _Folders()
+    try:
+        folders.make(folder)
+        yield folders
+    except BaseException:
+        for made in reversed(folders.made):
+            with contextlib.suppress(OSError):  # something else is in it
+                made.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except DemucsError:
+        raise
+    except OSError as error:
+        raise AudioError(f"{folder}: cannot be written to ({error.strerror or error}); choose another folder or free some space") from error

@@ -1,0 +1,78 @@
+"""The progress line on a terminal. Where the output is not a terminal, nothing is printed."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from .apply import Event
+
+VERBS = {"read": "reading", "separate": "separating", "write": "writing"}
+INTERVAL = 0.1  # seconds between two drawings, at least
+
+
+class Bar:
+    """Called with events; draws `title  separating  ━━━━━━──────  52%  0:41 left` over the same line again and again."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._on = stream.isatty()
+        self._drawn = 0.0
+        self._title = ""
+        self._started = time.monotonic()
+        fancy = (stream.encoding or "").lower().startswith("utf")
+        self._full, self._empty = ("━", "─") if fancy else ("#", ".")
+
+    @property
+    def title(self) -> str:
+        """What is being worked on; setting it restarts the clock."""
+        return self._title
+
+    @title.setter
+    def title(self, title: str) -> None:
+        self._title = title
+        self._started = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        if not self._on or (event.done not in (0, event.total) and now - self._drawn < INTERVAL):
+            return
+        self._drawn = now
+        part = min(1.0, event.done / event.total) if event.total else 1.0
+        end = f" {part:4.0%}"
+        if event.seconds_left is not None and event.done < event.total:
+            end += f"  {clock(event.seconds_left)} left"
+        columns = shutil.get_terminal_size().columns - 1
+        title = self._title if len(self._title) <= columns // 3 else self._title[: columns // 3 - 1] + "…"
+        begin = f"{title}  {VERBS.get(event.stage, event.stage)}  "
+        width = max(0, min(40, columns - len(begin) - len(end) - len("  0:00:00 left")))
+        full = round(part * width)
+        line = (begin + self._full * full + self._empty * (width - full) + end)[:columns]
+        self._stream.write("\r" + line + "\x1b[K")
+        self._stream.flush()
+
+    def line(self, text: str) -> None:
+        """Print a line of its own above the progress."""
+        if self._on:
+            self.clear()
+            self._stream.write(text + "\n")
+            self._stream.flush()
+
+    def clear(self) -> None:
+        """Remove the progress, so that something else can be printed."""
+        if self._on:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+    def elapsed(self) -> str:
+        """Since the title was set."""
+        return clock(time.monotonic() - self._started)
+
+
+def clock(seconds: float) -> str:
+    """0:41, 12:05 or 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
