@@ -1,0 +1,175 @@
+"""The side that needs PyTorch: run the real `demucs` classes with hooks on their modules, in float64 and in float32.
+
+The only module of the package that imports torch and demucs, and only inside its functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ModelError, UsageError
+from .recipe import draw_tensors, tensors_digest
+from .record import SAMPLES, Golden, Layer, positions, total
+
+if TYPE_CHECKING:
+    import torch
+
+HYBRID = r"t?(en|de)coder\.\d+(\.dconv)?|crosstransformer\.(norm_in(_t)?|layers(_t)?\.\d+)|channel_(up|down)sampler(_t)?"
+TIME = r"(en|de)coder\.\d+|lstm"
+NEEDED = "making a golden file needs the reference: pip install demucs==4.1.0 torch"
+
+
+def require_reference() -> None:
+    """Raise UsageError where torch or demucs is missing."""
+    for package in ("torch", "demucs"):
+        if importlib.util.find_spec(package) is None:
+            raise UsageError(f"{package} is not installed; {NEEDED}")
+
+
+def build(klass: str, arguments: Mapping[str, Any], weights: int | Mapping[str, NDArray]) -> torch.nn.Module:
+    """The reference's model in evaluation mode, with weights given or drawn from a seed.
+
+    `klass` is the dotted name ("demucs.htdemucs.HTDemucs").
+    """
+    require_reference()
+    import torch
+
+    module, name = klass.rsplit(".", 1)
+    model: torch.nn.Module = getattr(importlib.import_module(module), name)(**arguments)
+    if isinstance(weights, int):
+        weights = draw_tensors(weights, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+    model.load_state_dict({name: torch.from_numpy(np.array(tensor)) for name, tensor in weights.items()})
+    return model.eval()
+
+
+def traced_modules(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The modules whose outputs are recorded, by their path.
+
+    These are the ones that an engine which fuses inside layers still has: whole layers, their residual branches (DConv), the
+    transformer's norms and layers, the convolutions around it. Modules without parameters do nothing here and are left out.
+    """
+    from demucs.demucs import DConv, Demucs
+
+    def wanted(path: str, module: torch.nn.Module) -> bool:
+        if isinstance(model, Demucs):
+            return bool(re.fullmatch(TIME, path)) or (isinstance(module, DConv) and path.count(".") == 2)
+        return bool(re.fullmatch(HYBRID, path))
+
+    return {path: module for path, module in model.named_modules() if wanted(path, module) and any(True for _ in module.parameters())}
+
+
+@contextlib.contextmanager
+def hooks(model: torch.nn.Module, taps: dict[str, NDArray]) -> Iterator[None]:
+    """Within, a forward call of `model` records its traced activations into `taps`, in order of execution, and its output.
+
+    Axis order is the reference's, with one exception: DConv inside a frequency layer works on (B*F, C, T) and is recorded as
+    (B, C, F, T), the order of the layer around it. A decoder layer returns two tensors; the first is recorded.
+    """
+    by_path = dict(model.named_modules())
+    batch = 1
+
+    def enter(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal batch
+        batch = inputs[0].shape[0]
+
+    def record(path: str, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        value = (output[0] if isinstance(output, tuple) else output).detach()
+        parent = by_path[path.rpartition(".")[0]]
+        if path.endswith(".dconv") and getattr(parent, "freq", False):
+            value = value.view(batch, -1, *value.shape[1:]).transpose(1, 2)
+        taps[path] = value.numpy().copy()
+
+    def hook(path: str) -> Any:
+        return lambda _module, _inputs, output: record(path, output)
+
+    with contextlib.ExitStack() as stack:
+        for path, module in traced_modules(model).items():
+            stack.callback(module.register_forward_hook(hook(path)).remove)
+        stack.callback(model.register_forward_pre_hook(enter).remove)
+        stack.callback(model.register_forward_hook(hook("output")).remove)
+        yield
+
+
+def run(model: torch.nn.Module, mix: NDArray[np.float32], *, double: bool) -> dict[str, NDArray]:
+    """Traced activations and "output" for a mix (batch, channels, samples), in float32 or in float64.
+
+    In float64 the default dtype is float64 as well, or the reference would build its window and its tables in float32.
+    """
+    import torch
+
+    taps: dict[str, NDArray] = {}
+    dtype = torch.float64 if double else torch.float32
+    before = torch.get_default_dtype()
+    model = copy.deepcopy(model).double() if double else model
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.no_grad(), hooks(model, taps):
+            model(torch.from_numpy(mix).to(dtype))
+    finally:
+        torch.set_default_dtype(before)
+    return taps
+
+
+def fingerprint(name: str, truth: NDArray[np.float64], single: NDArray[np.float32], samples: int) -> Layer:
+    """What a golden file keeps of one activation: `truth` from the float64 run, `single` from the float32 run."""
+    if not np.isfinite(truth).all():
+        raise ModelError(f"{name}: the reference gives NaN or infinity for this input; choose another")
+    chosen = positions(name, truth.size, samples)
+    values, error = truth.reshape(-1)[chosen], single - truth
+    sum_, norm = total(truth)
+    return Layer(
+        name=name,
+        shape=truth.shape,
+        mean=sum_ / truth.size,
+        norm=norm,
+        error=total(error)[1],
+        sample_error=total(error.reshape(-1)[chosen])[1],
+        values=values,
+    )
+
+
+def make_golden(
+    model: torch.nn.Module,
+    mix: NDArray[np.float32],
+    *,
+    seed: int | None = None,
+    source: Mapping[str, Any],
+    samples: int = SAMPLES,
+) -> Golden:
+    """Run the reference on a mix (channels, samples) and record it.
+
+    `seed` is the one that the weights were drawn from, if they were. `source` describes the mix; with a "seed" in it, the mix can
+    be drawn again (`recipe.draw_mix`) and is not stored.
+    """
+    klass, arguments = constructor(model)
+    single = run(model, mix[None], double=False)
+    truth = run(model, mix[None], double=True)
+    weights: dict[str, Any] = {} if seed is None else {"seed": seed}
+    weights["sha256"] = tensors_digest({name: tensor.numpy() for name, tensor in model.state_dict().items()})
+    return Golden(
+        klass=klass,
+        arguments=arguments,
+        weights=weights,
+        source=source,
+        made_with={name: importlib.metadata.version(name) for name in ("demucs", "torch", "numpy")},
+        layers={name: fingerprint(name, truth[name], single.pop(name), samples) for name in truth},
+        audio=None if "seed" in source else mix,
+    )
+
+
+def constructor(model: torch.nn.Module) -> tuple[str, dict[str, Any]]:
+    """Dotted class name and keyword arguments that a reference model was built with."""
+    args, kwargs = model._init_args_kwargs
+    names = list(inspect.signature(type(model).__init__).parameters)[1:]
+    return f"{type(model).__module__}.{type(model).__name__}", dict(zip(names, args, strict=False)) | dict(kwargs)
