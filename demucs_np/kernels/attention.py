@@ -1,0 +1,137 @@
+"""Multi-head attention with the softmax computed as the keys pass by: the matrix of scores is never stored.
+
+Source: Dao et al. 2022 (FlashAttention), section 3.1, for the running maximum and sum.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._jit import inline, kernel, maximum
+from .activation import exp
+from .gemm import PANEL, gemm, padded_columns
+from .tiles import pool
+
+QUERIES = 96  # rows of a tile
+KEYS = 384  # keys in work at a time: scores, keys and values of a block stay in L2
+_LOWEST = np.float32(-3e38)
+
+
+def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, out: np.ndarray, packed: np.ndarray) -> None:
+    """out[N, C] = softmax(q_h k_h' / sqrt(C/heads)) v_h for each head h, a slice of C/heads channels.
+
+    q [N, *], k and v [S, *] are views of C columns in float32 arrays whose rows are contiguous; packed: `packed_size(S, C, heads)` floats.
+    """
+    N, C = out.shape
+    S, D = k.shape[0], C // heads
+    flat = [np.lib.stride_tricks.as_strided(a, ((a.shape[0] - 1) * (a.strides[0] // 4) + C,), (4,)) for a in (q, k, v)]
+    geometry = np.array([N, S, C, D, q.strides[0] // 4, k.strides[0] // 4, v.strides[0] // 4])
+    blocks = -(-S // KEYS)
+    pool().run(_pack_tile, heads * blocks, 0, flat[1], flat[2], packed, geometry)
+    scratch = QUERIES * (2 + KEYS + int(padded_columns(D)) + 2)
+    pool().run(_attention_tile, heads * -(-N // QUERIES), scratch, flat[0], packed, out.reshape(-1), geometry)
+
+
+def packed_size(S: int, C: int, heads: int) -> int:
+    """Floats that the packed keys and values take."""
+    return heads * -(-S // KEYS) * KEYS * (C // heads + int(padded_columns(C // heads)))
+
+
+@kernel
+def _pack_tile(tile, scratch, k, v, packed, geometry):  # type: ignore[no-untyped-def]
+    """A block of keys as panels [D, PANEL] and of values as panels [keys, PANEL], as `gemm` reads them."""
+    N, S, C, D, _, lk, lv = geometry
+    blocks = (S + KEYS - 1) // KEYS
+    head, block = tile // blocks, tile % blocks
+    first = block * KEYS
+    size = min(KEYS, S - first)
+    wide = padded_columns(D)
+    at = tile * KEYS * (D + wide)
+    for j in range(0, padded_columns(size), PANEL):
+        width = min(PANEL, padded_columns(size) - j)
+        for c in range(D):
+            row = packed[at + j * D + c * width : at + j * D + (c + 1) * width]
+            for i in range(width):
+                row[i] = k[(first + j + i) * lk + head * D + c] if j + i < size else np.float32(0)
+    at += KEYS * D
+    for j in range(0, wide, PANEL):
+        width = min(PANEL, wide - j)
+        for i in range(size):
+            row = packed[at + j * size + i * width : at + j * size + (i + 1) * width]
+            source = (first + i) * lv + head * D + j
+            for c in range(width):
+                row[c] = v[source + c] if j + c < D else np.float32(0)
+
+
+@kernel
+def _attention_tile(tile, scratch, q, packed, out, geometry):  # type: ignore[no-untyped-def]
+    """One head and QUERIES rows: for each block of keys scores, running maximum, weights, and their product with the values."""
+    N, S, C, D, lq, _, _ = geometry
+    across = (N + QUERIES - 1) // QUERIES
+    head, first = tile // across, tile % across * QUERIES
+    M = min(QUERIES, N - first)
+    blocks = (S + KEYS - 1) // KEYS
+    wide = padded_columns(D)
+    table = scratch[: 2 * QUERIES].view(np.int64)
+    at_scores = 2 * QUERIES
+    at_sum = at_scores + QUERIES * KEYS
+    top, total = scratch[at_sum : at_sum + QUERIES], scratch[at_sum + QUERIES : at_sum + 2 * QUERIES]
+    at_result = at_sum + 2 * QUERIES
+    scale = np.float32(1 / np.sqrt(np.float64(D)))
+    for m in range(M):
+        top[m], total[m] = _LOWEST, np.float32(0)
+    _clear(scratch[at_result : at_result + M * wide])
+    for block in range(blocks):
+        size = min(KEYS, S - block * KEYS)
+        keys = (head * blocks + block) * KEYS * (D + wide)
+        for m in range(M):
+            table[m] = (first + m) * lq + head * D
+        gemm(q, 0, table, 0, M, packed, keys, scratch, at_scores, KEYS, size, D, False)
+        for m in range(M):
+            scores = scratch[at_scores + m * KEYS : at_scores + m * KEYS + size]
+            highest = max(top[m], _largest(scores))
+            if highest > top[m]:
+                shrink = exp((top[m] - highest) * scale)
+                _multiply(scratch[at_result + m * wide : at_result + (m + 1) * wide], shrink)
+                total[m] *= shrink
+                top[m] = highest
+            total[m] += _weights(scores, highest, scale)
+            table[m] = at_scores + m * KEYS
+        gemm(scratch, 0, table, 0, M, packed, keys + KEYS * D, scratch, at_result, wide, D, size, True)
+    for m in range(M):
+        target = out[(first + m) * C + head * D : (first + m) * C + (head + 1) * D]
+        source = scratch[at_result + m * wide : at_result + m * wide + D]
+        one = np.float32(1) / total[m]
+        for i in range(D):
+            target[i] = source[i] * one
+
+
+@maximum
+def _largest(x):  # type: ignore[no-untyped-def]
+    largest = x[0]
+    for i in range(x.size):
+        largest = max(largest, x[i])
+    return largest
+
+
+@inline
+def _weights(scores, highest, scale):  # type: ignore[no-untyped-def]
+    """scores = exp((scores - highest) * scale), and their sum."""
+    total = np.float32(0)
+    for i in range(scores.size):
+        weight = exp((scores[i] - highest) * scale)
+        scores[i] = weight
+        total += weight
+    return total
+
+
+@inline
+def _multiply(x, factor):  # type: ignore[no-untyped-def]
+    for i in range(x.size):
+        x[i] *= factor
+
+
+@inline
+def _clear(x):  # type: ignore[no-untyped-def]
+    for i in range(x.size):
+        x[i] = np.float32(0)

@@ -1,0 +1,306 @@
+"""Every convolution, transposed convolution and linear layer of the models: one kernel on the matrix product.
+
+Activations are (B, L, C): windows run along L, and `taps` of them, `dilation` apart, along B. A frequency layer is (T, F, C) as it stands,
+a time layer (1, T, C); a dilated convolution over time is `taps` along B with windows of one: (T, F, C) or (T, 1, C).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .._jit import inline, kernel
+from .activation import gelu, sigmoid
+from .gemm import LANES, gemm, pack, padded_columns
+from .tiles import pool
+
+NONE, GELU, GLU, RELU = 0, 1, 2, 3
+ACTIVATIONS = {"none": NONE, "gelu": GELU, "glu": GLU, "relu": RELU}
+CHUNK = 512  # columns of the result in work at a time: with its rows they stay in L2
+
+
+@dataclass(frozen=True)
+class Conv:
+    """Weights of one layer as a matrix product: row (b, l) of the result is the sum over taps of window · matrix, plus bias.
+
+    The window of tap t starts at (b + (t - taps//2)*dilation, l*stride - pad) and spans `width` positions; what lies outside is zero.
+    A transposed convolution is the same product with `upsample` output positions in each row and `crop` of them dropped at the left.
+    """
+
+    matrix: np.ndarray  # [taps, width*C, N], or packed for the kernel
+    bias: np.ndarray  # [N]
+    channels: int  # C of the input
+    width: int = 1
+    stride: int = 1
+    pad: int = 0
+    taps: int = 1
+    dilation: int = 1
+    upsample: int = 1
+    crop: int = 0
+    activation: str = "none"
+    norm: tuple[np.ndarray, np.ndarray] | None = None  # weight and bias, each [N], of a norm before the activation
+
+    @property
+    def columns(self) -> int:
+        return self.bias.shape[0]
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the result."""
+        return self.columns // self.upsample // (2 if self.activation == "glu" else 1)
+
+
+def convolution(weight: np.ndarray, bias: np.ndarray, *, stride: int = 1, pad: int = 0, activation: str = "none") -> Conv:
+    """From PyTorch's (N, C, K) or (N, C, K_f, K_t): windows along the first kernel axis, taps along the second."""
+    if weight.ndim == 3:
+        weight = weight[..., None]
+    outputs, channels, width, taps = weight.shape
+    matrix = weight.transpose(3, 2, 1, 0).reshape(taps, width * channels, outputs)  # [N, C, Kf, Kt] -> [Kt, Kf*C, N]
+    return Conv(matrix, bias, channels, width, stride, pad, taps, activation=activation)
+
+
+def over_time(weight: np.ndarray, bias: np.ndarray, dilation: int) -> Conv:
+    """From PyTorch's (N, C, K): K taps along B, windows of one."""
+    return Conv(np.ascontiguousarray(weight.transpose(2, 1, 0)), bias, weight.shape[1], taps=weight.shape[2], dilation=dilation)
+
+
+def linear(weight: np.ndarray, bias: np.ndarray, activation: str = "none") -> Conv:
+    """From PyTorch's (N, C) or (N, C, 1)."""
+    return convolution(weight.reshape(*weight.shape[:2], 1), bias, activation=activation)
+
+
+def transposed(weight: np.ndarray, bias: np.ndarray, *, stride: int, crop: int, activation: str = "none") -> Conv:
+    """From PyTorch's (C, N, K), or (C, N, K, 1), of a transposed convolution.
+
+    With m = ceil(K/stride), output positions g*stride ... + stride-1 get inputs g-m+1 ... g: a window of m inputs times a matrix of
+    stride*N columns. No overlap-add, and in a channels-last layout a row of the product is a row of the output.
+    """
+    weight = weight.reshape(*weight.shape[:3])
+    channels, outputs, kernel_size = weight.shape
+    m = -(-kernel_size // stride)
+    full = np.zeros((channels, outputs, m, stride), np.float32)
+    full.reshape(channels, outputs, m * stride)[..., :kernel_size] = weight
+    matrix = full[:, :, ::-1].transpose(2, 0, 3, 1).reshape(1, m * channels, stride * outputs)  # window position i holds input g-m+1+i
+    return Conv(matrix, np.tile(bias, stride), channels, m, 1, m - 1, upsample=stride, crop=crop, activation=activation)
+
+
+def prepare(conv: Conv) -> Conv:
+    """The same layer with its matrix packed for the kernel, columns of a GLU ordered in chunks of [values | gates]."""
+    order = np.arange(conv.columns)
+    if conv.activation == "glu":
+        half = conv.columns // 2
+        order = np.concatenate([np.r_[c : min(c + CHUNK // 2, half), half + c : half + min(c + CHUNK // 2, half)] for c in range(0, half, CHUNK // 2)])
+    panels = np.concatenate([pack(tap[:, order]) for tap in conv.matrix])
+    norm = conv.norm and (np.ascontiguousarray(conv.norm[0][order]), np.ascontiguousarray(conv.norm[1][order]))
+    return replace(conv, matrix=panels, bias=np.ascontiguousarray(conv.bias[order]), norm=norm)
+
+
+def tiling(batches: int, rows: int, span: int, conv: Conv, gathered: bool) -> tuple[int, int]:
+    """Batches and rows of a tile: about as many rows as keep result and gathered input (`span` floats a row of B) in L2."""
+    target = max(48, min(480, 2**16 // min(CHUNK, int(padded_columns(conv.columns)))))
+    longest = min(rows, 64 if gathered and conv.taps > 1 else target)
+    length = -(-rows // -(-rows // longest))
+    count = max(1, min(batches, target // length))
+    while gathered and count > 1 and count * ((length - 1) * conv.stride + conv.width) * conv.channels > 2**16:
+        count = (count + 1) // 2
+    return count, length
+
+
+_NOTHING = np.empty(0, np.float32)
+
+
+def conv_(
+    x: np.ndarray,
+    conv: Conv,
+    out: np.ndarray,
+    rows: int,
+    *,
+    skip: np.ndarray | None = None,
+    before: np.ndarray | None = None,
+    stats: np.ndarray | None = None,
+    scale: np.ndarray | None = None,
+    residual: np.ndarray | None = None,
+) -> None:
+    """out[B, L_out, C_out] = residual + scale * activation(norm(conv(x + skip) + bias) + before); arrays are float32, C-contiguous.
+
+    x, skip: [B, L, C]; before, residual: as out; stats: [L_out, 2] mean and 1/std of `conv.norm` for each row of L; scale: [C_out].
+    `rows` is the number of windows along L. `out` may be `residual`, and must not be x or skip.
+    """
+    B, L, C = x.shape
+    gathered = skip is not None or conv.pad > 0 or (rows - 1) * conv.stride + conv.width > L
+    count, length = tiling(B, rows, L * C, conv, gathered)
+    reach = conv.taps // 2 * conv.dilation
+    columns = int(padded_columns(min(conv.columns, CHUNK)))
+    slot = ((length - 1) * conv.stride + conv.width) * C if gathered else L * C
+    area = (count + 2 * reach) * slot if gathered else 0
+    # Straight into `out`, without a copy of the result in scratch, where its rows follow each other as the tile's do.
+    direct = conv.activation != "glu" and residual is None and conv.columns % LANES == 0 and out[0].size == rows * conv.columns
+    direct = direct and conv.crop == 0 and (count == 1 or length == rows)
+    result = 0 if direct else count * length * columns
+    geometry = np.array(
+        [B, L, C, conv.width, conv.stride, conv.pad, conv.taps, conv.dilation, rows, conv.columns, count, length, gathered, slot, area, result]
+        + [ACTIVATIONS[conv.activation], out[0].size, conv.crop * conv.outputs]
+    )
+    gamma, beta = conv.norm if conv.norm is not None else (_NOTHING, _NOTHING)
+    arrays = [_NOTHING if a is None else a.reshape(-1) for a in (skip, before, stats, scale, residual)]
+    tiles = -(-B // count) * -(-rows // length)
+    scratch = 2 * count * length + area + result
+    pool().run(_conv_tile, tiles, scratch, x.reshape(-1), conv.matrix, conv.bias, gamma, beta, *arrays, out.reshape(-1), geometry)
+
+
+@kernel
+def _conv_tile(tile, scratch, x, weights, bias, gamma, beta, skip, before, stats, scale, residual, out, geometry):  # type: ignore[no-untyped-def]
+    """One tile of `conv_`: gather the input with its halo, then for each chunk of columns bias, product, activation, store."""
+    B, L, C, width, stride, pad, taps, dilation, rows, N, count, length, gathered, slot, area, area_of_result, act, limit, crop = geometry
+    across = (rows + length - 1) // length
+    b0, l0 = tile // across * count, tile % across * length
+    b1, l1 = min(B, b0 + count), min(rows, l0 + length)
+    nl = l1 - l0
+    M = (b1 - b0) * nl
+    K = width * C
+    table = scratch[: 2 * count * length].view(np.int64)
+    source, shift = x, 0
+    if gathered:
+        source = scratch
+        shift = 2 * count * length
+        first = max(0, b0 - taps // 2 * dilation)
+        last = min(B, b1 + taps // 2 * dilation)
+        span = (nl - 1) * stride + width
+        for b in range(first, last):
+            _gather(x, skip, b * L, L, C, l0 * stride - pad, span, scratch[shift + (b - first) * slot : shift + (b - first) * slot + span * C])
+        start = b0 - first
+    else:
+        start = b0
+    if not gathered:
+        shift = l0 * stride * C
+    m = 0
+    for b in range(start, start + b1 - b0):
+        for l in range(nl):
+            table[m] = shift + b * slot + l * stride * C
+            m += 1
+
+    halves = 2 if act == GLU else 1
+    wide = N // halves
+    padded = padded_columns(N)
+    direct = area_of_result == 0
+    for n in range(0, N, CHUNK):
+        columns = min(CHUNK, N - n)
+        if direct:
+            z, at, ldc = out, b0 * limit + l0 * N + n, N
+        else:
+            z, at, ldc = scratch, 2 * count * length + area, padded_columns(columns)
+        _fill(z, at, ldc, M, bias[n : n + columns])
+        for tap in range(taps):
+            db = (tap - taps // 2) * dilation
+            low, high = max(b0, -db), min(b1, B - db)
+            if low < high:
+                m = (low - b0) * nl
+                gemm(source, db * slot, table, m, (high - low) * nl, weights, tap * K * padded + n * K, z, at + m * ldc, ldc, columns, K, True)
+        for b in range(b0, b1):
+            for l in range(l0, l1):
+                row = z[at : at + columns]
+                place = l * wide - crop + n // halves
+                low, high = max(0, -place), min(columns // halves, limit - place)
+                place += b * limit
+                if gamma.size:
+                    _normalize(row, stats[2 * l], stats[2 * l + 1], gamma[n : n + columns], beta[n : n + columns])
+                if before.size:
+                    _add(row, before[place : place + columns])
+                if act == GELU:
+                    _gelu(row)
+                elif act == RELU:
+                    _relu(row)
+                if not direct and low < high:
+                    target = out[place + low : place + high]
+                    if act == GLU:
+                        gate = row[columns // 2 + low : columns // 2 + high]
+                        if residual.size:
+                            _glu_add(row[low:high], gate, scale[n // 2 + low : n // 2 + high], residual[place + low : place + high], target)
+                        else:
+                            _glu(row[low:high], gate, target)
+                    elif residual.size:
+                        _add_scaled(residual[place + low : place + high], scale[n + low : n + high], row[low:high], target)
+                    else:
+                        _copy(row[low:high], target)
+                at += ldc
+
+
+@inline
+def _fill(z, at, ldc, M, bias):  # type: ignore[no-untyped-def]
+    """The bias in each of M rows, zero in the columns that only fill up the last vector."""
+    for m in range(M):
+        row = z[at + m * ldc : at + m * ldc + padded_columns(bias.size)]
+        for i in range(bias.size):
+            row[i] = bias[i]
+        for i in range(bias.size, row.size):
+            row[i] = np.float32(0)
+
+
+@inline
+def _gather(x, skip, row, L, C, position, span, out):  # type: ignore[no-untyped-def]
+    """Positions position ... + span of row `row` of x (+ skip), zero outside 0 ... L."""
+    low, high = min(span, max(0, -position)), max(0, min(span, L - position))
+    high = max(low, high)
+    for i in range(low * C):
+        out[i] = np.float32(0)
+    begin = (row + position + low) * C
+    size = (high - low) * C
+    inside, source = out[low * C : high * C], x[begin : begin + size]
+    if skip.size:
+        other = skip[begin : begin + size]
+        for i in range(size):
+            inside[i] = source[i] + other[i]
+    else:
+        for i in range(size):
+            inside[i] = source[i]
+    for i in range(high * C, span * C):
+        out[i] = np.float32(0)
+
+
+@inline
+def _normalize(z, mean, scale, gamma, beta):  # type: ignore[no-untyped-def]
+    for i in range(z.size):
+        z[i] = (z[i] - mean) * scale * gamma[i] + beta[i]
+
+
+@inline
+def _add(z, other):  # type: ignore[no-untyped-def]
+    for i in range(z.size):
+        z[i] += other[i]
+
+
+@inline
+def _gelu(z):  # type: ignore[no-untyped-def]
+    for i in range(z.size):
+        z[i] = gelu(z[i])
+
+
+@inline
+def _glu(z, gate, out):  # type: ignore[no-untyped-def]
+    for i in range(z.size):
+        out[i] = z[i] * sigmoid(gate[i])
+
+
+@inline
+def _glu_add(z, gate, scale, x, out):  # type: ignore[no-untyped-def]
+    for i in range(z.size):
+        out[i] = x[i] + scale[i] * (z[i] * sigmoid(gate[i]))
+
+
+@inline
+def _relu(z):  # type: ignore[no-untyped-def]
+    for i in range(z.size):
+        z[i] = max(z[i], np.float32(0))
+
+
+@inline
+def _add_scaled(x, scale, z, out):  # type: ignore[no-untyped-def]
+    for i in range(z.size):
+        out[i] = x[i] + scale[i] * z[i]
+
+
+@inline
+def _copy(z, out):  # type: ignore[no-untyped-def]
+    for i in range(z.size):
+        out[i] = z[i]

@@ -1,0 +1,194 @@
+"""The matrix product under everything: a micro-kernel that holds a block of the result in vector registers.
+
+    C[m, n] (+)= sum over k of  A[rows[m] + k] * B[k, n]
+
+A is read in place: `rows` holds the offset of each row's first element, so rows may overlap, skip or come in any order. In a
+channels-last layout the window of a convolution along one axis is contiguous, and so a strided convolution is this product, with no
+im2col. B is packed once, at load, into panels of `PANEL` columns, each contiguous along k.
+
+Every element of C is one chain of fused multiply-adds over k, in blocks of `DEPTH` that are added up in order. Neither the number of
+rows and columns held in registers nor the vector width changes that order: the bits are the same on every machine with FMA.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .._jit import DISABLED, inline
+
+DEPTH = 256  # k block: long enough to hide the store and reload of C, short enough for float32 sums to stay accurate and panels in L1/L2
+
+
+def _host() -> tuple[int, bool]:
+    """Vector lanes (float32) and whether the host has fused multiply-add; DEMUCS_NP_LANES=4|8|16 and DEMUCS_NP_FMA=0|1 force them."""
+    features: dict[str, bool] = llvm.get_host_cpu_features()
+    arm = llvm.get_default_triple().startswith(("aarch64", "arm64"))
+    lanes = 16 if features.get("avx512f") else 8 if features.get("avx") else 4
+    fma = bool(features.get("fma")) or arm
+    return int(os.environ.get("DEMUCS_NP_LANES") or lanes), os.environ.get("DEMUCS_NP_FMA", "1" if fma else "0") == "1"
+
+
+LANES, FMA = _host()
+PANEL = 2 * LANES
+# Rows per register block, largest first. 32 registers hold 12x2 accumulators, 16 registers 6x2.
+ROWS = (12, 4, 1) if LANES == 16 else (6, 2, 1)
+
+
+def _micro_kernel(mr: int, vectors: int) -> Any:
+    """An intrinsic `(A, a, rows, r, B, b, C, c, ldc, K, accumulate)` on flat arrays and element offsets, for `mr` rows of C and
+    `vectors * LANES` columns: all accumulators in registers, one broadcast load of A and `vectors` loads of B per step of k."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def micro(typingctx: Any, A: Any, a: Any, rows: Any, r: Any, B: Any, b: Any, C: Any, c: Any, ldc: Any, K: Any, accumulate: Any) -> Any:
+        n = types.intp
+        signature = types.void(A, n, rows, n, B, n, C, n, n, n, types.boolean)
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            A, a, rows, r, B, b, C, c, ldc, K, accumulate = args
+            i64, i32, vector = ir.IntType(64), ir.IntType(32), ir.VectorType(ir.FloatType(), LANES)
+            undefined, splat = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(i32, LANES), [0] * LANES)
+
+            def data(position: int, value: Any, offset: Any) -> Any:
+                return builder.gep(context.make_array(sig.args[position])(context, builder, value).data, [offset])
+
+            def vectors_at(pointer: Any, offset: Any) -> Any:
+                return builder.bitcast(builder.gep(pointer, [offset]), vector.as_pointer())
+
+            def load(pointer: Any) -> Any:
+                value = builder.load(pointer)
+                value.align = 4
+                return value
+
+            def multiply_add(x: Any, y: Any, z: Any) -> Any:
+                if not FMA:
+                    return builder.fadd(builder.fmul(x, y), z)
+                fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{LANES}f32")
+                return builder.call(fma, [x, y, z])
+
+            pa, pr, pb, pc = data(0, A, a), data(2, rows, r), data(4, B, b), data(6, C, c)
+            row = [builder.gep(pa, [builder.load(builder.gep(pr, [i64(m)]))]) for m in range(mr)]
+            out = [vectors_at(pc, builder.add(builder.mul(ldc, i64(m)), i64(v * LANES))) for m in range(mr) for v in range(vectors)]
+
+            before, function = builder.block, builder.function
+            head, body, done, add, end = (function.append_basic_block(name) for name in ("head", "body", "done", "add", "end"))
+            zero = ir.Constant(vector, [0.0] * LANES)
+            builder.branch(head)
+            builder.position_at_end(head)
+            k = builder.phi(i64)
+            k.add_incoming(i64(0), before)
+            total = [builder.phi(vector) for _ in out]
+            for phi in total:
+                phi.add_incoming(zero, before)
+            builder.cbranch(builder.icmp_signed("<", k, K), body, done)
+            builder.position_at_end(body)
+            panel = [load(vectors_at(pb, builder.add(builder.mul(k, i64(vectors * LANES)), i64(v * LANES)))) for v in range(vectors)]
+            new = []
+            for m in range(mr):
+                scalar = builder.load(builder.gep(row[m], [k]))
+                broadcast = builder.shuffle_vector(builder.insert_element(undefined, scalar, i32(0)), undefined, splat)
+                new += [multiply_add(broadcast, panel[v], total[m * vectors + v]) for v in range(vectors)]
+            k.add_incoming(builder.add(k, i64(1)), body)
+            for phi, value in zip(total, new, strict=True):
+                phi.add_incoming(value, body)
+            builder.branch(head)
+
+            builder.position_at_end(done)
+            builder.cbranch(accumulate, add, end)
+            builder.position_at_end(add)
+            sums = [builder.fadd(value, load(pointer)) for value, pointer in zip(total, out, strict=True)]
+            builder.branch(end)
+            builder.position_at_end(end)
+            for value, summed, pointer in zip(total, sums, out, strict=True):
+                final = builder.phi(vector)
+                final.add_incoming(value, done)
+                final.add_incoming(summed, add)
+                out[out.index(pointer)] = (final, pointer)
+            for final, pointer in out:
+                builder.store(final, pointer).align = 4
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return micro
+
+
+def _plain_kernel(mr: int, vectors: int) -> Any:
+    """The same in Python, for NUMBA_DISABLE_JIT=1."""
+
+    def micro(A: Any, a: int, rows: Any, r: int, B: Any, b: int, C: Any, c: int, ldc: int, K: int, accumulate: bool) -> None:
+        width = vectors * LANES
+        panel = B[b : b + K * width].reshape(K, width)
+        for m in range(mr):
+            start = a + rows[r + m]
+            out = C[c + m * ldc : c + m * ldc + width]
+            out[:] = A[start : start + K] @ panel + (out if accumulate else 0)
+
+    return micro
+
+
+_make = _plain_kernel if DISABLED else _micro_kernel
+_large2, _medium2, _row2 = (_make(mr, 2) for mr in ROWS)
+_large1, _medium1, _row1 = (_make(mr, 1) for mr in ROWS)
+LARGE, MEDIUM, _ = ROWS
+
+
+@inline
+def gemm(A, a, rows, r, M, B, b, C, c, ldc, N, K, accumulate):  # type: ignore[no-untyped-def]
+    """C[m, :N] (+)= A[a + rows[r + m] : + K] · B for m < M; B is packed by `pack` from (K, N), at offset b; ldc >= padded(N).
+
+    A k block of the rows stays in L2 while the panels pass, a k block of the panel in L1 or L2 while the rows pass.
+    """
+    columns = padded_columns(N)
+    for k in range(0, K, DEPTH):
+        depth = min(DEPTH, K - k)
+        add = accumulate or k > 0
+        for j in range(0, columns, PANEL):
+            m = 0
+            if columns - j > LANES:
+                panel = b + j * K + k * PANEL
+                while m + LARGE <= M:
+                    _large2(A, a + k, rows, r + m, B, panel, C, c + m * ldc + j, ldc, depth, add)
+                    m += LARGE
+                while m + MEDIUM <= M:
+                    _medium2(A, a + k, rows, r + m, B, panel, C, c + m * ldc + j, ldc, depth, add)
+                    m += MEDIUM
+                while m < M:
+                    _row2(A, a + k, rows, r + m, B, panel, C, c + m * ldc + j, ldc, depth, add)
+                    m += 1
+            else:
+                panel = b + j * K + k * LANES
+                while m + LARGE <= M:
+                    _large1(A, a + k, rows, r + m, B, panel, C, c + m * ldc + j, ldc, depth, add)
+                    m += LARGE
+                while m + MEDIUM <= M:
+                    _medium1(A, a + k, rows, r + m, B, panel, C, c + m * ldc + j, ldc, depth, add)
+                    m += MEDIUM
+                while m < M:
+                    _row1(A, a + k, rows, r + m, B, panel, C, c + m * ldc + j, ldc, depth, add)
+                    m += 1
+
+
+@inline
+def padded_columns(N):  # type: ignore[no-untyped-def]
+    """N rounded up to whole vectors."""
+    return (N + LANES - 1) // LANES * LANES
+
+
+def pack(matrix: np.ndarray) -> np.ndarray:
+    """(K, N) float32 -> flat panels of PANEL columns, the last one of LANES where that suffices; missing columns are zero."""
+    K, N = matrix.shape
+    columns = (N + LANES - 1) // LANES * LANES
+    panels = np.zeros(K * columns, np.float32)
+    for j in range(0, columns, PANEL):
+        width = min(PANEL, columns - j)
+        part = matrix[:, j : j + width]
+        panels[j * K : (j + width) * K].reshape(K, width)[:, : part.shape[1]] = part
+    return panels

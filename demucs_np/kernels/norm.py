@@ -1,0 +1,173 @@
+"""Norms and sums. Statistics are taken in float64, tile by tile, and added up in the order of the tiles."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._jit import inline, kernel
+from .activation import gelu, sigmoid
+from .conv import ACTIVATIONS, GELU, GLU
+from .tiles import pool
+
+ROWS = 4096  # rows of a tile
+EPS = 1e-5  # of every norm in the models
+
+
+def moments(x: np.ndarray, groups: int = 1, *, per_row: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and biased variance, float64, of x [B, L, C] over (B, L, C/groups) -> [groups], or with `per_row` over (B, C/groups) -> [L, groups]."""
+    B, L, C = x.shape
+    keys = L * groups if per_row else groups
+    tiles = -(-B * L // ROWS)
+    partial = np.zeros((tiles, keys, 2))
+    pool().run(_moments_tile, tiles, 0, x.reshape(-1), partial.reshape(-1), np.array([B * L, L if per_row else 1, C, groups]))
+    total = partial.sum(axis=0) / (x.size / keys)
+    mean = total[:, 0]
+    variance = np.maximum(total[:, 1] - mean * mean, 0)
+    shape = (L, groups) if per_row else (groups,)
+    return mean.reshape(shape), variance.reshape(shape)
+
+
+@kernel
+def _moments_tile(tile, scratch, x, partial, geometry):  # type: ignore[no-untyped-def]
+    rows, period, C, groups = geometry
+    width = C // groups
+    base = tile * period * groups * 2
+    for row in range(tile * ROWS, min(rows, (tile + 1) * ROWS)):
+        for g in range(groups):
+            key = base + 2 * (row % period * groups + g)
+            total, squares = _sums(x[row * C + g * width : row * C + (g + 1) * width])
+            partial[key] += total
+            partial[key + 1] += squares
+
+
+@inline
+def _sums(x):  # type: ignore[no-untyped-def]
+    total, squares = np.float64(0), np.float64(0)
+    for i in range(x.size):
+        v = np.float64(x[i])
+        total += v
+        squares += v * v
+    return total, squares
+
+
+def group_norm(
+    x: np.ndarray, groups: int, weight: np.ndarray, bias: np.ndarray, out: np.ndarray, *, activation: str = "none", crop: int = 0
+) -> None:
+    """out[B, L_out, C or C/2] = activation(GroupNorm(x [B, L, C])) for the rows crop ... crop + L_out. `out` may be x if shapes agree."""
+    C = x.shape[2]
+    mean, variance = moments(x, groups)
+    scale = np.repeat(1 / np.sqrt(variance + EPS), C // groups) * weight
+    shift = bias - np.repeat(mean, C // groups) * scale
+    rows = out.shape[0] * out.shape[1]
+    geometry = np.array([rows, x.shape[1], out.shape[1], crop, C, ACTIVATIONS[activation]])
+    pool().run(
+        _affine_tile, -(-rows // ROWS), C, x.reshape(-1), scale.astype(np.float32), shift.astype(np.float32), out.reshape(-1), geometry
+    )
+
+
+@kernel
+def _affine_tile(tile, scratch, x, scale, shift, out, geometry):  # type: ignore[no-untyped-def]
+    rows, L, length, crop, C, act = geometry
+    z = scratch[:C]
+    half = C // 2
+    for row in range(tile * ROWS, min(rows, (tile + 1) * ROWS)):
+        at = (row // length * L + row % length + crop) * C
+        source = x[at : at + C]
+        for i in range(C):
+            z[i] = source[i] * scale[i] + shift[i]
+        if act == GLU:
+            target, gate = out[row * half : (row + 1) * half], z[half:]
+            for i in range(half):
+                target[i] = z[i] * sigmoid(gate[i])
+        else:
+            target = out[row * C : (row + 1) * C]
+            if act == GELU:
+                for i in range(C):
+                    target[i] = gelu(z[i])
+            else:
+                for i in range(C):
+                    target[i] = z[i]
+
+
+def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray, table: np.ndarray | None = None) -> None:
+    """out[..., C] = LayerNorm(x [..., C]) (+ table, of x's shape). `out` may be x."""
+    rows = x.size // x.shape[-1]
+    table = np.empty(0, np.float32) if table is None else table.reshape(-1)
+    pool().run(_layer_norm_tile, -(-rows // 128), 0, x.reshape(-1), weight, bias, table, out.reshape(-1), rows)
+
+
+@kernel
+def _layer_norm_tile(tile, scratch, x, weight, bias, table, out, rows):  # type: ignore[no-untyped-def]
+    C = weight.size
+    for row in range(tile * 128, min(rows, (tile + 1) * 128)):
+        source, target = x[row * C : (row + 1) * C], out[row * C : (row + 1) * C]
+        total, squares = _sums(source)
+        mean = total / C
+        scale = np.float32(1 / np.sqrt(max(squares / C - mean * mean, 0.0) + EPS))
+        center = np.float32(mean)
+        for i in range(C):
+            target[i] = (source[i] - center) * scale * weight[i] + bias[i]
+        if table.size:
+            added = table[row * C : (row + 1) * C]
+            for i in range(C):
+                target[i] += added[i]
+
+
+def affine(x: np.ndarray, scale: float, shift: float, out: np.ndarray) -> None:
+    """out = (x - shift) * scale, elementwise."""
+    rows = -(-x.size // 2**16)
+    pool().run(_scale_tile, rows, 0, x.reshape(-1), np.float32(scale), np.float32(shift), out.reshape(-1))
+
+
+@kernel
+def _scale_tile(tile, scratch, x, scale, shift, out):  # type: ignore[no-untyped-def]
+    source, target = x[tile * 2**16 : (tile + 1) * 2**16], out[tile * 2**16 : (tile + 1) * 2**16]
+    for i in range(source.size):
+        target[i] = (source[i] - shift) * scale
+
+
+def add_table(x: np.ndarray, table: np.ndarray) -> None:
+    """x[B, ...] += table[...], in place."""
+    pool().run(_add_tile, x.shape[0], 0, x.reshape(-1), table.reshape(-1))
+
+
+@kernel
+def _add_tile(tile, scratch, x, table):  # type: ignore[no-untyped-def]
+    target = x[tile * table.size : (tile + 1) * table.size]
+    for i in range(table.size):
+        target[i] += table[i]
+
+
+def norm_gelu_moments(
+    x: np.ndarray, mean: np.ndarray, variance: np.ndarray, weight: np.ndarray, bias: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """In place x[B, L, C] = GELU(norm(x)) with a mean and variance for each l; returns its first and second moments over B, float64:
+    sums [L, C] and products [L, C, C] (upper triangle), from which the statistics of any 1x1 convolution of it follow."""
+    B, L, C = x.shape
+    tiles = -(-B * L // ROWS)
+    partial = np.zeros((tiles, L, C + C * C))
+    stats = np.stack([mean.ravel(), 1 / np.sqrt(variance.ravel() + EPS)], axis=1).astype(np.float32)
+    pool().run(_gelu_moments_tile, tiles, 0, x.reshape(-1), stats.reshape(-1), weight, bias, partial.reshape(-1), np.array([B * L, L, C]))
+    total = partial.sum(axis=0)
+    return total[:, :C], total[:, C:].reshape(L, C, C)
+
+
+@kernel
+def _gelu_moments_tile(tile, scratch, x, stats, weight, bias, partial, geometry):  # type: ignore[no-untyped-def]
+    rows, L, C = geometry
+    for row in range(tile * ROWS, min(rows, (tile + 1) * ROWS)):
+        l = row % L
+        y = x[row * C : (row + 1) * C]
+        mean, scale = stats[2 * l], stats[2 * l + 1]
+        for i in range(C):
+            y[i] = gelu((y[i] - mean) * scale * weight[i] + bias[i])
+        key = (tile * L + l) * (C + C * C)
+        sums = partial[key : key + C]
+        for i in range(C):
+            sums[i] += np.float64(y[i])
+        for i in range(C):
+            v = np.float64(y[i])
+            products = partial[key + C + i * C + i : key + C + (i + 1) * C]
+            other = y[i:]
+            for j in range(other.size):
+                products[j] += v * np.float64(other[j])
