@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cases import CASES, MIX_SEED, SAMPLES, WEIGHTS_SEED, Case
+from cases import CASES, MIX_SEED, SAMPLES, SKETCH, Case
 
 from demucs_np.golden.recipe import draw_mix
 from demucs_np.golden.record import Golden, decibels
@@ -17,10 +17,10 @@ FOLDER = Path(__file__).parent / "golden"
 
 
 def make(case: Case) -> Golden:
-    model = build(case.klass, case.arguments, WEIGHTS_SEED)
+    model = build(case.klass, case.arguments, case.seed)
     mix = draw_mix(MIX_SEED, case.channels, case.length, model.samplerate)
     source = {"seed": MIX_SEED, "channels": case.channels, "length": case.length}
-    return make_golden(model, mix, seed=WEIGHTS_SEED, source=source, samples=SAMPLES)
+    return make_golden(model, mix, seed=case.seed, source=source, samples=SAMPLES, sums=SKETCH)
 
 
 def main(names: list[str]) -> None:

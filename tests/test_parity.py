@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from cases import CASES, HTDEMUCS, Case
 
+from demucs_np.golden.recipe import draw_tensors, tensors_digest
 from demucs_np.golden.record import Golden, load_golden
 from demucs_np.golden.seeded import seeded_model
+from demucs_np.models.layout import expected_tensors
 from demucs_np.testing import assert_parity
 
 FOLDER = Path(__file__).parent / "golden"
@@ -29,6 +31,9 @@ def test_every_layer_within_3_db_of_pytorch(case: Case, backend: str) -> None:
 def test_golden_is_of_its_case(case: Case) -> None:
     golden = golden_of(case)
     assert (golden.klass, golden.arguments) == (case.klass, case.arguments)
+    assert golden.weights["seed"] == case.seed
+    tensors = draw_tensors(case.seed, expected_tensors(golden.config))
+    assert tensors_digest(tensors) == golden.weights["sha256"]
     assert golden.mix.shape == (1, case.channels, case.length)
     assert golden.made_with["torch"].startswith("2.13.0")
     assert golden.made_with["demucs"] == "4.1.0"

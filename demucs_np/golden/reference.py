@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import ModelError, UsageError
 from .recipe import draw_tensors, tensors_digest
-from .record import SAMPLES, Golden, Layer, positions, total
+from .record import SAMPLES, SKETCH, Golden, Layer, positions, sketch, total
 
 if TYPE_CHECKING:
     import torch
@@ -121,21 +121,19 @@ def run(model: torch.nn.Module, mix: NDArray[np.float32], *, double: bool) -> di
     return taps
 
 
-def fingerprint(name: str, truth: NDArray[np.float64], single: NDArray[np.float32], samples: int) -> Layer:
+def fingerprint(name: str, truth: NDArray[np.float64], single: NDArray[np.float32], samples: int, sums: int) -> Layer:
     """What a golden file keeps of one activation: `truth` from the float64 run, `single` from the float32 run."""
     if not np.isfinite(truth).all():
         raise ModelError(f"{name}: the reference gives NaN or infinity for this input; choose another")
-    chosen = positions(name, truth.size, samples)
-    values, error = truth.reshape(-1)[chosen], single - truth
     sum_, norm = total(truth)
     return Layer(
         name=name,
         shape=truth.shape,
         mean=sum_ / truth.size,
         norm=norm,
-        error=total(error)[1],
-        sample_error=total(error.reshape(-1)[chosen])[1],
-        values=values,
+        error=total(single - truth)[1],
+        sketch=sketch(name, truth, sums),
+        values=truth.reshape(-1)[positions(name, truth.size, samples)],
     )
 
 
@@ -146,6 +144,7 @@ def make_golden(
     seed: int | None = None,
     source: Mapping[str, Any],
     samples: int = SAMPLES,
+    sums: int = SKETCH,
 ) -> Golden:
     """Run the reference on a mix (channels, samples) and record it.
 
@@ -163,7 +162,7 @@ def make_golden(
         weights=weights,
         source=source,
         made_with={name: importlib.metadata.version(name) for name in ("demucs", "torch", "numpy")},
-        layers={name: fingerprint(name, truth[name], single.pop(name), samples) for name in truth},
+        layers={name: fingerprint(name, truth[name], single.pop(name), samples, sums) for name in truth},
         audio=None if "seed" in source else mix,
     )
 
