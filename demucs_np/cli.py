@@ -24,6 +24,8 @@ INTERRUPTED = 130
 # name -> (module, command, what it does): a module is imported only when its command runs, so that --help is quick.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "separate": (".cli", "separate", "Separate tracks into stems; the word may be left out."),
+    "models": (".weights.commands", "models", "List, fetch and check the published models."),
+    "convert": (".weights.commands", "convert", "Convert official .th packages to safetensors."),
 }
 
 

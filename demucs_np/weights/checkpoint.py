@@ -13,7 +13,7 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -39,10 +39,24 @@ class Checkpoint:
     tensors: dict[str, np.ndarray]
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a `.safetensors` model file.
+@dataclass(frozen=True)
+class ModelFile:
+    """A model as its file has it: the constructor's arguments, training-only ones included, and the tensors in their own types."""
 
-    float32 tensors are read-only views of the memory-mapped file, others are converted.
+    path: Path
+    config: Config
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    stored: dict[str, Stored]
+
+    def checkpoint(self) -> Checkpoint:
+        """With float32 tensors; they are read-only views of the memory-mapped file where it holds float32."""
+        return Checkpoint(self.path, self.config, {name: as_float32(stored) for name, stored in self.stored.items()})
+
+
+def read_safetensors_model(path: str | os.PathLike[str]) -> ModelFile:
+    """Read a `.safetensors` model file, memory-mapped: what it holds is read when it is first used.
+
     Raises WeightsError, with the file and the reason in one line, for anything but a complete and exact model.
     """
     path = Path(path)
@@ -51,28 +65,29 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         for key in ("klass", "args", "kwargs"):
             if key not in metadata:
                 raise WeightsError(f"not a Demucs model: its metadata has no {key!r}")
-        config = config_from_arguments(metadata["klass"], _arguments(metadata, "args", list), _arguments(metadata, "kwargs", dict))
+        args, kwargs = _arguments(metadata, "args", list), _arguments(metadata, "kwargs", dict)
+        config = config_from_arguments(metadata["klass"], args, kwargs)
         if "structure" in metadata:
             state = _unflatten(_json(metadata, "structure"), stored)
             if not isinstance(state, dict):
                 raise WeightsError("its 'structure' is not that of a model's state")
         else:
             state = stored
-        return Checkpoint(path, config, exact_tensors(config, state))
+        return ModelFile(path, config, args, kwargs, exact_tensors(config, state))
     except RecursionError:
         raise WeightsError(f"{path}: its metadata are nested too deeply") from None
     except ModelError as error:
         raise WeightsError(f"{path}: {error}") from None
 
 
-def exact_tensors(config: Config, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The float32 tensors of a state, plain (name -> Stored) or quantised, checked to be exactly those of the configuration.
+def exact_tensors(config: Config, state: Mapping[str, Any]) -> dict[str, Stored]:
+    """The tensors of a state, plain (name -> Stored) or quantised, checked to be exactly those of the configuration.
 
     Raises WeightsError naming the tensors that are missing, extra, misshapen or not of a float type.
     """
     shapes = expected_tensors(config)
     if state.get("__quantized"):
-        return diffq.restore(state, shapes)
+        return {name: Stored("F32", array) for name, array in diffq.restore(state, shapes).items()}
     if isinstance(config, DemucsConfig):
         names = _renamed(config, state, shapes)
     else:
@@ -90,7 +105,7 @@ def exact_tensors(config: Config, state: Mapping[str, Any]) -> dict[str, np.ndar
             raise WeightsError(f"tensor {name} has shape {stored.array.shape}, the model needs {shape}")
         if stored.dtype not in FLOATS:
             raise WeightsError(f"tensor {name} holds {stored.dtype}, not floating-point numbers")
-        tensors[name] = as_float32(stored)
+        tensors[name] = stored
     return tensors
 
 

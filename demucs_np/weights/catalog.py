@@ -1,0 +1,108 @@
+"""The models that demucs publishes: which files they are made of, and where those lie.
+
+A name stands for a bag of one or more models, each known by its signature of eight hexadecimal digits.
+Source: `demucs/remote/*.yaml` and `files.txt` of demucs 4.1.0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LEGACY_ROOT = "https://dl.fbaipublicfiles.com/demucs/"
+NAMESPACE = "adefossez"
+DEFAULT = "htdemucs"
+
+STEMS = ("drums", "bass", "other", "vocals")
+SIX_STEMS = (*STEMS, "guitar", "piano")
+
+_EACH_ITS_STEM = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+_TRACK_A = ((1.0, 1.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (1.0, 0.0, 1.0, 1.0), (1.0, 0.0, 1.0, 1.0))
+
+
+@dataclass(frozen=True)
+class Bag:
+    """A published name."""
+
+    name: str
+    signatures: tuple[str, ...]
+    architecture: str
+    about: str
+    megabytes: int | None = None  # of a member's published weights, where known
+    weights: tuple[tuple[float, ...], ...] | None = None  # per member a number per stem; None: all 1
+    segment: int | None = None  # seconds; None: the members' own
+    stems: tuple[str, ...] = STEMS
+
+
+_V3 = "Demucs v3 (hybrid and time-domain)"
+
+BAGS: dict[str, Bag] = {
+    bag.name: bag
+    for bag in (
+        Bag("htdemucs", ("955717e8",), "HTDemucs", "Hybrid Transformer Demucs, the default", 84),
+        Bag(
+            "htdemucs_ft",
+            ("f7e0c4bc", "d12395a8", "92cfc3b6", "04573f0d"),
+            "HTDemucs",
+            "htdemucs fine-tuned for each stem: better, four times slower",
+            84,
+            _EACH_ITS_STEM,
+        ),
+        Bag("htdemucs_6s", ("5c90dfd2",), "HTDemucs", "six stems; piano is weak", 55, stems=SIX_STEMS),
+        Bag("hdemucs_mmi", ("75fc33f5",), "HDemucs", "Hybrid Demucs v3, trained on more songs", 167, segment=44),
+        Bag("mdx", ("0d19c1c6", "7ecf8ec1", "c511e2ab", "7d865c68"), _V3, "trained on MusDB alone", None, _TRACK_A, 44),
+        Bag("mdx_extra", ("e51eebcc", "a1d90b5c", "5d2d6c55", "cfa93e08"), _V3, "trained on more songs", segment=44),
+        Bag("mdx_q", ("6b9c2ca1", "b72baf4e", "42e558d4", "305bc58f"), _V3, "mdx quantised: a smaller download", None, _TRACK_A, 44),
+        Bag("mdx_extra_q", ("83fc094f", "464b36d7", "14fc6a69", "7fd6ef75"), _V3, "mdx_extra quantised: a smaller download", segment=44),
+        Bag("repro_mdx_a", ("9a6b4851", "1ef250f1", "fa0cb7f9", "902315c2"), _V3, "mdx trained again, all four models", segment=44),
+        Bag("repro_mdx_a_hybrid_only", ("fa0cb7f9", "902315c2") * 2, "HDemucs", "its hybrid half", segment=44),
+        Bag("repro_mdx_a_time_only", ("9a6b4851", "9a6b4851", "1ef250f1", "1ef250f1"), "Demucs", "its time-domain half", segment=44),
+    )
+}
+
+# Signature -> folder and file name below LEGACY_ROOT; after the dash stand the first 8 digits of the file's SHA-256.
+LEGACY: dict[str, str] = {
+    path.rpartition("/")[2][:8]: path
+    for path in (
+        "mdx_final/0d19c1c6-0f06f20e.th",
+        "mdx_final/5d2d6c55-db83574e.th",
+        "mdx_final/7d865c68-3d5dd56b.th",
+        "mdx_final/7ecf8ec1-70f50cc9.th",
+        "mdx_final/a1d90b5c-ae9d2452.th",
+        "mdx_final/c511e2ab-fe698775.th",
+        "mdx_final/cfa93e08-61801ae1.th",
+        "mdx_final/e51eebcc-c1b80bdd.th",
+        "mdx_final/6b9c2ca1-3fd82607.th",
+        "mdx_final/b72baf4e-8778635e.th",
+        "mdx_final/42e558d4-196e0e1b.th",
+        "mdx_final/305bc58f-18378783.th",
+        "mdx_final/14fc6a69-a89dd0ee.th",
+        "mdx_final/464b36d7-e5a9386e.th",
+        "mdx_final/7fd6ef75-a905dd85.th",
+        "mdx_final/83fc094f-4a16d450.th",
+        "mdx_final/1ef250f1-592467ce.th",
+        "mdx_final/902315c2-b39ce9c9.th",
+        "mdx_final/9a6b4851-03af0aa6.th",
+        "mdx_final/fa0cb7f9-100d8bf4.th",
+        "hybrid_transformer/955717e8-8726e21a.th",
+        "hybrid_transformer/f7e0c4bc-ba3fe64a.th",
+        "hybrid_transformer/d12395a8-e57c48e6.th",
+        "hybrid_transformer/92cfc3b6-ef3bcb9c.th",
+        "hybrid_transformer/04573f0d-f3cf25b2.th",
+        "hybrid_transformer/75fc33f5-1941ce65.th",
+        "hybrid_transformer/5c90dfd2-34c22ccb.th",
+    )
+}
+
+
+def hub_repository(name: str, namespace: str = NAMESPACE) -> str:
+    """The hub's repository of a model: `htdemucs_ft` -> `adefossez/HTDemucs-ft`, `mdx_q` -> `adefossez/Demucs-mdx_q`."""
+    if name == "htdemucs":
+        return f"{namespace}/HTDemucs"
+    if name.startswith("htdemucs_"):
+        return f"{namespace}/HTDemucs-{name.removeprefix('htdemucs_')}"
+    return f"{namespace}/Demucs-{name}"
+
+
+def homes(signature: str) -> list[str]:
+    """The hub's repositories that hold a published signature."""
+    return [hub_repository(bag.name) for bag in BAGS.values() if signature in bag.signatures]

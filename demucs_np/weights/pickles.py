@@ -1,0 +1,387 @@
+"""Read the official `.th` packages (PyTorch's zip archives) without PyTorch and without running what they pickle.
+
+A pickle is a program for a small stack machine that may import and call anything. This module interprets the few
+instructions that a package of `{klass, args, kwargs, state}` needs, itself: nothing is imported, names stay text, and the
+only things ever called are the constructors in `_Machine._calls` below, which build tensors, fractions and numbers. Everything else
+is refused by name.
+"""
+
+from __future__ import annotations
+
+import os
+import pickletools
+import re
+import stat
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import ModelError, WeightsError
+from ..models.config import CLASSES, config_from_arguments
+from .checkpoint import ModelFile, exact_tensors
+from .stored import DTYPES, ClassName, Stored
+
+STORAGES = {
+    "torch.DoubleStorage": "F64",
+    "torch.FloatStorage": "F32",
+    "torch.HalfStorage": "F16",
+    "torch.BFloat16Storage": "BF16",
+    "torch.LongStorage": "I64",
+    "torch.IntStorage": "I32",
+    "torch.ShortStorage": "I16",
+    "torch.CharStorage": "I8",
+    "torch.ByteStorage": "U8",
+    "torch.BoolStorage": "BOOL",
+}
+QUANTIZERS = re.compile(r"diffq(\.\w+)*\.(DiffQuantizer|UniformQuantizer)")
+MAX_PICKLE = 64 << 20  # bytes of the pickle itself; tensors lie beside it
+MAX_SIZE = 1 << 40
+
+_MAGIC_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # start of a file by torch < 1.6
+
+
+def read_pickled_model(path: str | os.PathLike[str]) -> ModelFile:
+    """Read a `.th` model package.
+
+    Raises WeightsError, with the file and the reason in one line, for a file that is no such package, is damaged, names
+    anything but a Demucs model and its tensors, or does not hold exactly the tensors of its model.
+    """
+    path = Path(path)
+    try:
+        package = read_archive(path)
+        if not isinstance(package, dict) or not {"klass", "args", "kwargs", "state"} <= package.keys():
+            raise WeightsError("not a Demucs model: it holds no package of klass, args, kwargs and state")
+        klass, args, kwargs, state = (package[key] for key in ("klass", "args", "kwargs", "state"))
+        if not isinstance(klass, ClassName):
+            raise WeightsError("not a Demucs model: its klass is no class")
+        if not isinstance(args, (list, tuple)) or not _is_text_dict(kwargs) or not _is_text_dict(state):
+            raise WeightsError("not a Demucs model: its args, kwargs or state are of a wrong type")
+        config = config_from_arguments(klass.name, args, kwargs)
+        return ModelFile(path, config, args, kwargs, exact_tensors(config, state))
+    except RecursionError:
+        raise WeightsError(f"{path}: its contents are nested too deeply") from None
+    except ModelError as error:
+        raise WeightsError(f"{path}: {error}") from None
+
+
+def _is_text_dict(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+
+
+def read_archive(path: Path) -> Any:
+    """The object in a PyTorch zip archive: dicts, lists, numbers, texts, `Stored` tensors and `ClassName`s.
+
+    Raises WeightsError (its text without the path).
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(512)
+            if not start.startswith(b"PK\x03\x04"):
+                raise WeightsError(_foreign(start))
+            with zipfile.ZipFile(file) as archive:
+                return _read_object(archive)
+    except OSError as error:
+        raise WeightsError(f"cannot be read: {error.strerror or error}") from None
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
+        if isinstance(error, RecursionError):
+            raise
+        raise WeightsError(f"truncated or damaged archive ({error}); fetch the file again") from None
+
+
+def _foreign(start: bytes) -> str:
+    if start.startswith(_MAGIC_LEGACY) or start[257:262] == b"ustar":
+        return "written by PyTorch before 1.6, in a format that cannot be read safely; load and save it with a newer PyTorch once"
+    return "not a PyTorch archive"
+
+
+def _read_object(archive: zipfile.ZipFile) -> Any:
+    names = [_checked(member) for member in archive.infolist()]
+    if len(set(names)) != len(names):
+        raise WeightsError("unsafe archive: two members of one name")
+    roots = {name.split("/", 1)[0] for name in names}
+    pickles = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(roots) != 1 or len(pickles) != 1:
+        raise WeightsError("not a PyTorch archive: it has no data.pkl in its one folder")
+    (root,) = roots
+    if f"{root}/constants.pkl" in names:
+        raise WeightsError("a TorchScript program, not a package of weights")
+    byteorder = archive.read(f"{root}/byteorder") if f"{root}/byteorder" in names else b"little"
+    if byteorder not in (b"little", b"big"):
+        raise WeightsError(f"unknown byte order {byteorder[:20]!r}")
+    if archive.getinfo(pickles[0]).file_size > MAX_PICKLE:
+        raise WeightsError("its pickle is too large for a package of weights")
+    storages = _Storages(archive, root, ">" if byteorder == b"big" else "<")
+    return _Machine(storages.tensor_data).run(archive.read(pickles[0]))
+
+
+def _checked(member: zipfile.ZipInfo) -> str:
+    """The name of an archive's member, which must be a plain file somewhere below the archive's one folder."""
+    # ZipInfo.filename has been cut and translated already.
+    name = member.orig_filename
+    parts = re.split(r"[/\\]", name)
+    if name.startswith(("/", "\\")) or ".." in parts or "\\" in name or "\0" in name or re.match(r"[A-Za-z]:", name):
+        raise WeightsError(f"unsafe archive: it has a member named {name!r}")
+    mode = member.external_attr >> 16
+    if mode and not (stat.S_ISREG(mode) or stat.S_IFMT(mode) == 0):
+        raise WeightsError(f"unsafe archive: {name!r} is not a plain file")
+    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+        raise WeightsError(f"not a PyTorch archive: {name!r} is compressed or encrypted")
+    return name
+
+
+class _Storages:
+    """The archive's `data/<key>` members, each read at its first use."""
+
+    def __init__(self, archive: zipfile.ZipFile, root: str, byteorder: Literal["<", ">"]) -> None:
+        self._archive, self._root, self._byteorder = archive, root, byteorder
+        self._read: dict[str, bytes] = {}
+
+    def tensor_data(self, dtype: str, key: str, count: int) -> np.ndarray:
+        """`count` numbers of storage `key`."""
+        name = f"{self._root}/data/{key}"
+        if key not in self._read:
+            try:
+                self._read[key] = self._archive.read(name)
+            except KeyError:
+                raise WeightsError(f"truncated or damaged archive: no member {name!r}") from None
+        numbers = DTYPES[dtype].newbyteorder(self._byteorder)
+        if count * numbers.itemsize > len(self._read[key]):
+            raise WeightsError(f"truncated or damaged archive: {name!r} has {len(self._read[key])} bytes, {count} numbers need more")
+        return np.frombuffer(self._read[key], numbers, count)
+
+
+@dataclass(frozen=True)
+class _Storage:
+    dtype: str
+    key: str
+    count: int
+
+
+@dataclass
+class _NumpyType:
+    """A numpy.dtype of a number, as its constructor and state describe it."""
+
+    code: str
+    byteorder: str = "<"
+
+
+def _integers(values: Any) -> tuple[int, ...]:
+    result = tuple(values)
+    if not all(type(value) is int and 0 <= value <= MAX_SIZE for value in result):
+        raise ValueError("bad tensor geometry")
+    return result
+
+
+def _ordered_dict(*args: Any) -> dict[Any, Any]:
+    if not args:
+        return {}
+    (items,) = args
+    return {key: value for key, value in items}
+
+
+def _fraction(*args: Any) -> Fraction:
+    """`Fraction("39/5")`, or `Fraction(39, 5)` from newer Pythons."""
+    if len(args) == 1 and isinstance(args[0], str) and re.fullmatch(r"-?\d{1,30}(/\d{1,30})?", args[0]):
+        return Fraction(args[0])
+    if len(args) == 2 and all(type(value) is int for value in args):
+        return Fraction(*args)
+    raise ValueError("bad fraction")
+
+
+def _numpy_type(code: Any, *_: Any) -> _NumpyType:
+    if not isinstance(code, str) or not re.fullmatch(r"[fiu][1248]|b1", code) or code == "f1":
+        raise ValueError(f"numpy type {code!r}")
+    return _NumpyType(code)
+
+
+def _numpy_scalar(kind: Any, data: Any) -> bool | int | float:
+    """A numpy scalar as Python's number."""
+    if not isinstance(kind, _NumpyType) or not isinstance(data, bytes):
+        raise TypeError("numpy scalar")
+    array = np.frombuffer(data, np.dtype(kind.byteorder + kind.code))
+    value: bool | int | float = array.reshape(()).item()
+    return value
+
+
+def _encode(text: Any, encoding: Any = None) -> bytes:
+    """`_codecs.encode(text, "latin1")` is how protocol 2 writes bytes."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise ValueError("encoding")
+    return text.encode("latin1")
+
+
+_MARK = object()
+
+
+class _Machine:
+    """The stack machine of pickle, down to the instructions that plain data need."""
+
+    def __init__(self, tensor_data: Callable[[str, str, int], np.ndarray]) -> None:
+        self._tensor_data = tensor_data
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+        self._calls: Mapping[str, Callable[..., Any]] = {
+            "torch._utils._rebuild_tensor": self._tensor,
+            "torch._utils._rebuild_tensor_v2": self._tensor,
+            "torch._utils._rebuild_parameter": lambda data, *_: data,
+            "collections.OrderedDict": _ordered_dict,
+            "fractions.Fraction": _fraction,
+            "numpy.dtype": _numpy_type,
+            "numpy.core.multiarray.scalar": _numpy_scalar,
+            "numpy._core.multiarray.scalar": _numpy_scalar,
+            "_codecs.encode": _encode,
+        }
+
+    def run(self, program: bytes) -> Any:
+        """The object that the program builds. Raises WeightsError for what is refused or malformed."""
+        try:
+            for opcode, argument, _ in pickletools.genops(program):
+                if opcode.name == "STOP":
+                    return self._stack.pop()
+                if opcode.name in _PUSHED:
+                    self._stack.append(argument)
+                elif opcode.name in _CONSTANTS:
+                    self._stack.append(_CONSTANTS[opcode.name]())
+                else:
+                    self._step(opcode.name, argument)
+        except WeightsError:
+            raise
+        except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, ZeroDivisionError) as error:
+            raise WeightsError(f"damaged or foreign pickle ({error})") from None
+        raise WeightsError("damaged or foreign pickle (it has no end)")
+
+    def _step(self, name: str, argument: Any) -> None:
+        stack = self._stack
+        if name in ("PROTO", "FRAME"):
+            return
+        if name in ("BINPUT", "LONG_BINPUT"):
+            self._memo[argument] = stack[-1]
+        elif name == "MEMOIZE":
+            self._memo[len(self._memo)] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(self._memo[argument])
+        elif name == "POP":
+            stack.pop()
+        elif name == "POP_MARK":
+            self._pop_mark()
+        elif name == "TUPLE":
+            stack.append(tuple(self._pop_mark()))
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            count = int(name[-1])
+            stack[-count:] = [tuple(self._top(count))]
+        elif name == "APPEND":
+            item = stack.pop()
+            self._target(list).append(item)
+        elif name == "APPENDS":
+            items = self._pop_mark()
+            self._target(list).extend(items)
+        elif name == "SETITEM":
+            key, value = self._top(2)
+            del stack[-2:]
+            self._target(dict)[key] = value
+        elif name == "SETITEMS":
+            items = self._pop_mark()
+            self._target(dict).update(zip(items[::2], items[1::2], strict=True))
+        elif name == "GLOBAL":
+            stack.append(self._global(*argument.split(" ", 1)))
+        elif name == "STACK_GLOBAL":
+            module, member = self._top(2)
+            stack[-2:] = [self._global(module, member)]
+        elif name == "BINPERSID":
+            stack.append(self._persistent(stack.pop()))
+        elif name == "REDUCE":
+            function, arguments = self._top(2)
+            stack[-2:] = [self._call(function, arguments)]
+        elif name == "BUILD":
+            state = stack.pop()
+            self._build(stack[-1], state)
+        else:
+            raise WeightsError(f"refused: its pickle uses the instruction {name}, which a package of weights does not need")
+
+    def _top(self, count: int) -> list[Any]:
+        items = self._stack[-count:]
+        if len(items) != count or _MARK in items:
+            raise ValueError("stack underflow")
+        return items
+
+    def _pop_mark(self) -> list[Any]:
+        place = len(self._stack) - 1
+        while self._stack[place] is not _MARK:
+            place -= 1
+            if place < 0:
+                raise ValueError("no mark")
+        items = self._stack[place + 1 :]
+        del self._stack[place:]
+        return items
+
+    def _target(self, kind: type) -> Any:
+        if type(self._stack[-1]) is not kind:
+            raise TypeError(f"no {kind.__name__} to add to")
+        return self._stack[-1]
+
+    def _global(self, module: Any, member: Any) -> ClassName:
+        name = f"{module}.{member}"
+        if name in self._calls or name in STORAGES or name in CLASSES or QUANTIZERS.fullmatch(name):
+            return ClassName(name)
+        raise WeightsError(f"refused: it names {name!r}, which a package of weights does not need; nothing in the file was run")
+
+    def _call(self, function: Any, arguments: Any) -> Any:
+        if not isinstance(function, ClassName) or not isinstance(arguments, tuple):
+            raise TypeError("call of no function")
+        if function.name not in self._calls:
+            raise WeightsError(f"refused: it calls {function.name!r}; nothing in the file was run")
+        return self._calls[function.name](*arguments)
+
+    def _build(self, target: Any, state: Any) -> None:
+        """The state of an object just made: the byte order of a numpy type; an OrderedDict's attributes mean nothing here."""
+        if isinstance(target, _NumpyType):
+            if state[1] not in ("<", ">", "|", "="):
+                raise ValueError(f"byte order {state[1]!r}")
+            target.byteorder = state[1]
+        elif type(target) is not dict:
+            raise TypeError("state of an object that has none")
+
+    def _persistent(self, identity: Any) -> _Storage:
+        kind, storage, key, _, count = identity
+        if kind != "storage" or not isinstance(storage, ClassName) or storage.name not in STORAGES:
+            raise ValueError(f"storage {storage!r}")
+        if not isinstance(key, str) or not re.fullmatch(r"\w{1,40}", key):
+            raise ValueError(f"storage key {key!r}")
+        return _Storage(STORAGES[storage.name], key, *_integers([count]))
+
+    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Stored:
+        """A view of a storage. Trailing arguments (gradient, hooks, metadata) mean nothing here."""
+        if not isinstance(storage, _Storage):
+            raise TypeError("tensor without storage")
+        (offset,), size, stride = _integers([offset]), _integers(size), _integers(stride)
+        if len(size) != len(stride) or len(size) > 8:
+            raise ValueError("bad tensor geometry")
+        data = self._tensor_data(storage.dtype, storage.key, storage.count)
+        if 0 in size:
+            return Stored(storage.dtype, np.empty(size, data.dtype))
+        last = offset + sum((count - 1) * step for count, step in zip(size, stride, strict=True))
+        if last >= storage.count:
+            raise WeightsError("damaged archive: a tensor reaches beyond its storage")
+        strides = [step * data.itemsize for step in stride]
+        return Stored(storage.dtype, np.lib.stride_tricks.as_strided(data[offset:], size, strides, writeable=False))
+
+
+# Instructions that put their argument on the stack, and those that put a fixed value there.
+_PUSHED = (
+    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+    *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
+)
+_CONSTANTS: Mapping[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "MARK": lambda: _MARK,
+}

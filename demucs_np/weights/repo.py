@@ -1,0 +1,105 @@
+"""A folder of the user's own models: `.safetensors` and `.th` files by signature, and bags of them in `.yaml` files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError, UsageError, WeightsError
+from . import catalog
+from .files import signature
+
+SUFFIXES = (".safetensors", ".th")  # the first is preferred where a folder has both
+
+
+@dataclass(frozen=True)
+class BagFile:
+    """What a bag's definition says."""
+
+    signatures: tuple[str, ...]
+    weights: tuple[tuple[float, ...], ...] | None
+    segment: float | None
+
+
+class LocalRepo:
+    """The models and bags of a folder, found by name.
+
+    A checksum in a file's name (`955717e8-8726e21a.th`) is not part of its signature. Raises UsageError if `root` is no folder,
+    WeightsError if two files of one kind have the same signature.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise UsageError(f"{self.root}: --repo must be an existing folder")
+        self.files: dict[str, Path] = {}
+        for suffix in reversed(SUFFIXES):
+            self.files.update(self._of_kind(suffix))
+        self.bags = {path.stem: path for path in sorted(self.root.glob("*.yaml"))}
+
+    def _of_kind(self, suffix: str) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for path in sorted(self.root.glob(f"*{suffix}")):
+            name, _ = signature(path)
+            if name in found:
+                raise WeightsError(f"{path} and {found[name]} are both of the signature {name}; delete all but one")
+            found[name] = path
+        return found
+
+    def file(self, name: str) -> Path:
+        """The file of a signature. Raises ModelError."""
+        if name not in self.files:
+            raise ModelError(f"{self.root} has no {name}.safetensors or {name}.th")
+        return self.files[name]
+
+    def bag(self, name: str) -> BagFile:
+        """The bag of a name: the folder's own, or the published one whose files the folder has. Raises ModelError."""
+        if name in self.bags:
+            return read_bag(self.bags[name])
+        if name in catalog.BAGS:
+            published = catalog.BAGS[name]
+            return BagFile(published.signatures, published.weights, published.segment)
+        known = ", ".join(sorted({*self.files, *self.bags})) or "nothing"
+        raise ModelError(f"{self.root} has neither a model nor a bag named {name!r}; it has {known}")
+
+
+def read_bag(path: Path) -> BagFile:
+    """Read a bag's `.yaml`: `models` (signatures), and optionally `weights` (per model a number per stem) and `segment` (seconds).
+
+    Raises WeightsError naming the file.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise WeightsError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: a bag is `models: [...]`, with `weights` and `segment` where needed")
+    if unknown := content.keys() - {"models", "weights", "segment"}:
+        raise WeightsError(f"{path}: unknown entry {sorted(map(str, unknown))[0]!r}; a bag has models, weights and segment")
+    models, weights, segment = content.get("models"), content.get("weights"), content.get("segment")
+    if not isinstance(models, list) or not models:
+        raise WeightsError(f"{path}: 'models' must be a list of signatures")
+    for model in models:
+        if not isinstance(model, str):
+            raise WeightsError(f"{path}: put the signature {model} in quotes, it reads as a number")
+    if weights is not None and not _is_table(weights):
+        raise WeightsError(f"{path}: 'weights' must be a list of lists of numbers, one list per model")
+    if segment is not None and not _is_number(segment):
+        raise WeightsError(f"{path}: 'segment' must be a number of seconds")
+    return BagFile(tuple(models), None if weights is None else tuple(tuple(map(float, row)) for row in weights), segment)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_table(value: Any) -> bool:
+    rows: Sequence[Any] = value if isinstance(value, list) else [None]
+    return all(isinstance(row, list) and all(_is_number(number) for number in row) for row in rows)
