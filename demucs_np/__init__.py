@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .apply import Event, apply_model
     from .models.bag import BagOfModels
     from .separator import Separator
-    from .trace import trace
+    from .tracing import trace
     from .weights import load_model
 
 __version__ = "0.1.0"
@@ -40,7 +40,7 @@ _HOMES = {
     "Separator": ".separator",
     "apply_model": ".apply",
     "load_model": ".weights",
-    "trace": ".trace",
+    "trace": ".tracing",
 }
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .apply import Source
 
 BLOCK = 1 << 18  # samples that are read, converted or written at a time
+MAX_RATE = 768_000  # Hz; a header that says more is damaged, and the resampling filter for it would be huge
 
 ClipMode = Literal["rescale", "clamp", "tanh", "none"]
 
@@ -44,14 +45,14 @@ class Track:
         self.channels = int(file.channels)
         self.samples = int(file.frames)  # as the header says; some files hold less or more
 
-    def blocks(self) -> Generator[np.ndarray, None, None]:
-        """The samples as float32 (channels, at most BLOCK). Raises AudioError where they cannot be decoded, or are NaN or infinite."""
+    def blocks(self, size: int = BLOCK) -> Generator[np.ndarray, None, None]:
+        """The samples as float32 (channels, at most `size`). Raises AudioError where they cannot be decoded, or are NaN or infinite."""
         position = 0
         while True:
             try:
-                frames = self._file.read(BLOCK, dtype="float32", always_2d=True)
+                frames = self._file.read(size, dtype="float32", always_2d=True)
             except (soundfile.SoundFileError, OSError) as error:
-                raise AudioError(f"{self.path}: cannot be decoded after {position / self.samplerate:.1f} s ({_reason(error)})") from error
+                raise AudioError(f"{self.path}: cannot be decoded after {position / self.samplerate:.1f} s ({reason_of(error)})") from error
             if len(frames) == 0:
                 return
             check_finite(frames.T, str(self.path), position, self.samplerate)
@@ -72,7 +73,7 @@ def open_track(path: str | Path) -> Iterator[Track]:
         size = path.stat().st_size
     except OSError as error:
         hint = "; if the path contains spaces, put quotes around it" if isinstance(error, FileNotFoundError) else ""
-        raise AudioError(f"{path}: cannot be read ({_reason(error)}){hint}") from error
+        raise AudioError(f"{path}: cannot be read ({reason_of(error)}){hint}") from error
     if size == 0:
         raise AudioError(f"{path}: the file is empty; copy or download it again")
     with contextlib.ExitStack() as stack:
@@ -83,8 +84,7 @@ def open_track(path: str | Path) -> Iterator[Track]:
                 raise AudioError(f"{path}: cannot be read (permission denied)") from error
             decoded = _decode_with_ffmpeg(path, Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="demucs-np-"))), error)
             file = stack.enter_context(soundfile.SoundFile(decoded))
-        if file.samplerate < 1 or file.channels < 1:
-            raise AudioError(f"{path}: its header says {file.samplerate} Hz and {file.channels} channels; export the file again")
+        check_rate(file.samplerate, str(path))
         yield Track(path, file)
 
 
@@ -93,7 +93,7 @@ def _decode_with_ffmpeg(path: Path, folder: Path, error: Exception) -> Path:
     ffmpeg = shutil.which("ffmpeg")
     if ffmpeg is None:
         raise AudioError(
-            f"{path}: is not audio that libsndfile can read ({_reason(error)}), and ffmpeg is not on the PATH: "
+            f"{path}: is not audio that libsndfile can read ({reason_of(error)}), and ffmpeg is not on the PATH: "
             "install ffmpeg, or convert the file to WAV, FLAC or MP3"
         ) from error
     decoded = folder / "decoded.w64"
@@ -102,8 +102,14 @@ def _decode_with_ffmpeg(path: Path, folder: Path, error: Exception) -> Path:
     run = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if run.returncode != 0:
         reason = run.stderr.strip().splitlines()[-1] if run.stderr.strip() else f"exit status {run.returncode}"
-        raise AudioError(f"{path}: neither libsndfile ({_reason(error)}) nor ffmpeg ({reason}) can read it; is it audio?") from error
+        raise AudioError(f"{path}: neither libsndfile ({reason_of(error)}) nor ffmpeg ({reason}) can read it; is it audio?") from error
     return decoded
+
+
+def check_rate(samplerate: float, name: str) -> None:
+    """Raise AudioError unless `samplerate` is a whole number of Hz from 1 to MAX_RATE."""
+    if samplerate != int(samplerate) or not 1 <= samplerate <= MAX_RATE:
+        raise AudioError(f"{name}: its sample rate is {samplerate} Hz, but must be a whole number from 1 to {MAX_RATE}; export it again")
 
 
 def check_finite(wav: np.ndarray, name: str, position: int, samplerate: int) -> None:
@@ -138,7 +144,8 @@ def read_blocks(track: Track, samplerate: int, channels: int, backend: str = "nu
     """All of `track`, converted: float32 (channels, samples) at `samplerate`. Raises AudioError, also for a file without samples."""
     resampler = Resampler(track.samplerate, samplerate, backend)
     empty = True
-    for block in track.blocks():
+    size = max(1, min(BLOCK, BLOCK * track.samplerate // samplerate))  # so that the result is not large either
+    for block in track.blocks(size):
         empty = False
         yield resampler.push(convert_channels(block, channels, str(track.path)))
     if empty:
@@ -239,7 +246,7 @@ def write(
     except (OSError, soundfile.SoundFileError, struct.error, AssertionError) as error:  # soundfile asserts that all was written
         if isinstance(error, struct.error):
             raise AudioError(f"{path}: a WAV file cannot be larger than 4 GB; write FLAC instead") from error
-        raise AudioError(f"{path}: cannot be written ({_reason(error)}); choose another folder, or free some space") from error
+        raise AudioError(f"{path}: cannot be written ({reason_of(error)}); choose another folder, or free some space") from error
 
 
 def prevent_clip(wav: np.ndarray, clip: ClipMode, peak: Any) -> np.ndarray:
@@ -293,11 +300,10 @@ def _write_compressed(path: Path, blocks: Iterator[np.ndarray], channels: int, s
         level = _mp3_compression_level(encoding.bitrate, samplerate)
         options = {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT", "compression_level": level}
     with soundfile.SoundFile(path, "w", samplerate, channels, **options) as file:
+        bits = encoding.bits if encoding.format == "flac" else 16
         for block in blocks:
-            if encoding.format == "flac" and encoding.bits == 24:
-                file.write(to_pcm(block, 24) << 8)  # libsndfile takes the top 24 bits
-            else:
-                file.write(to_pcm(block, 16))
+            # In the top bits of int32: libsndfile 1.2 garbles stereo int16 on its way to the MP3 encoder.
+            file.write(to_pcm(block, bits).astype(np.int32) << (32 - bits))
 
 
 def _mp3_compression_level(bitrate: int, samplerate: int) -> float:
@@ -323,8 +329,11 @@ def _complete_or_absent(path: Path) -> Iterator[Path]:
         raise
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """What went wrong, as a part of a sentence."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    text = getattr(error, "error_string", "") or str(error) or type(error).__name__
-    return str(text).rstrip(".").lower()
+    text = str(getattr(error, "error_string", "") or error or type(error).__name__)
+    if "SF_INFO struct incomplete" in text:  # what libsndfile says to a header with 0 Hz
+        return "its header gives no sample rate"
+    return text.strip(" .").lower()

@@ -185,7 +185,9 @@ def separate(
     for options that are wrong.
     """
     if list_models:
-        models = importlib.import_module(".weights", __package__).list_models(repo)
+        from .weights import list_models as list_names
+
+        models = list_names(repo)
         for title, kind in (("Bag of models", "bag"), ("Single models", "single")):
             click.echo(f"{title}:\n    " + "\n    ".join(models[kind]))
         return
@@ -249,4 +251,4 @@ def _describe(error: Exception, track: Path) -> str:
     if not isinstance(error, DemucsError):
         what = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         return f"{track}: unexpected {type(error).__name__} ({what}); -v shows where, please report it"
-    return str(error) if str(track) in str(error) else f"{track}: {error}"
+    return str(error) if str(error).startswith(f"{track}:") else f"{track}: {error}"

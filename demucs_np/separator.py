@@ -7,7 +7,7 @@ import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 
@@ -58,7 +58,7 @@ class Separator:
         if isinstance(self._model, (str, Path)):
             from .weights import load_model
 
-            self._model = cast("Model | BagOfModels", load_model(self._model))
+            self._model = load_model(self._model)
         return self._model
 
     @property
@@ -87,8 +87,7 @@ class Separator:
         wav = np.asarray(wav)
         if wav.ndim != 2 or wav.dtype.kind != "f":
             raise AudioError(f"{name}: has shape {wav.shape} of {wav.dtype}, but must be floats (channels, samples)")
-        if samplerate < 1 or int(samplerate) != samplerate:
-            raise AudioError(f"{name}: its sample rate is {samplerate} Hz, but must be a whole number above 0")
+        audio.check_rate(samplerate, name)
         if 0 in wav.shape:
             raise AudioError(f"{name}: holds no samples")
         wav = np.ascontiguousarray(wav, np.float32)
@@ -320,4 +319,4 @@ def _writable(folder: Path) -> Iterator[None]:
     except DemucsError:
         raise
     except OSError as error:
-        raise AudioError(f"{folder}: cannot be written to ({error.strerror or error}); choose another folder or free some space") from error
+        raise AudioError(f"{folder}: cannot be written to ({audio.reason_of(error)}); choose another folder or free some space") from error

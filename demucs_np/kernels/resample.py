@@ -29,12 +29,14 @@ def taps(old: int, new: int) -> np.ndarray:
     """The filter of each output phase, float32 (new, 2 * width + 1), computed in float64 and rounded once. Rates are coprime."""
     rate = ROLLOFF * min(old, new)
     width = math.ceil(ZEROS * old / rate)
-    phase = np.arange(new)[:, None]
-    position = phase * old // new + np.arange(-width, width + 1)
-    distance = (position * new - phase * old) / (old * new)  # seconds; the numerator is an exact integer
-    t = np.clip(distance * rate, -ZEROS, ZEROS)
-    table: np.ndarray = np.sinc(t) * np.cos(t * (math.pi / (2 * ZEROS))) ** 2
-    table = (table / table.sum(axis=1, keepdims=True)).astype(np.float32)
+    table = np.empty((new, 2 * width + 1), np.float32)
+    for start in range(0, new, 1024):  # some at a time: the intermediates are in float64
+        phase = np.arange(start, min(start + 1024, new))[:, None]
+        position = phase * old // new + np.arange(-width, width + 1)
+        distance = (position * new - phase * old) / (old * new)  # seconds; the numerator is an exact integer
+        t = np.clip(distance * rate, -ZEROS, ZEROS)
+        rows = np.sinc(t) * np.cos(t * (math.pi / (2 * ZEROS))) ** 2
+        table[start : start + 1024] = rows / rows.sum(axis=1, keepdims=True)
     table.flags.writeable = False
     return table
 

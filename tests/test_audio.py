@@ -1,0 +1,260 @@
+"""Reading what people have, refusing what is broken, and writing the reference's samples."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from files import BAD, float_wav, music, song, wav_bytes
+from hypothesis import given
+from hypothesis import strategies as st
+
+from demucs_np import AudioError, UsageError, audio
+from demucs_np.apply import ArraySource
+from demucs_np.audio import Encoding, Spool
+from demucs_np.kernels.resample import resample
+
+
+def read(path: Path, samplerate: int = 1000, channels: int = 2) -> np.ndarray:
+    with audio.open_track(path) as track:
+        return np.concatenate(list(audio.read_blocks(track, samplerate, channels)), axis=1)
+
+
+@pytest.fixture
+def no_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+
+
+def fake_ffmpeg(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    """Put a Python script called ffmpeg on the PATH."""
+    script = folder / "ffmpeg"
+    script.write_text(f"#!{sys.executable}\nimport sys\n{body}\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "aiff"])
+def test_reads_what_libsndfile_knows(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"söng with spaces.{ending}"
+    soundfile.write(path, music(1500).T, 8000)
+    np.testing.assert_allclose(read(path, 8000), music(1500), rtol=0, atol=0.2 if ending == "ogg" else 4e-5)
+
+
+def test_reads_mp3(tmp_path: Path) -> None:
+    path = tmp_path / "song.mp3"
+    soundfile.write(path, music(16000).T, 16000)
+    wav = read(path, 16000)
+    assert wav.shape == (2, 16000)
+    assert np.abs(wav - music(16000)).mean() < 0.06
+
+
+def test_converts_channels_then_rate(tmp_path: Path) -> None:
+    path = song(tmp_path / "song.wav", 3000, channels=3, samplerate=1500)
+    assert np.array_equal(read(path), resample(music(3000, 3)[:2], 1500, 1000))
+    mono = read(path, channels=1)
+    np.testing.assert_allclose(mono, resample(music(3000, 3).mean(axis=0, keepdims=True), 1500, 1000), rtol=0, atol=1e-7)
+
+
+def test_blocks_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = song(tmp_path / "song.wav", 5000, samplerate=1300)
+    whole = read(path)
+    monkeypatch.setattr(audio, "BLOCK", 300)
+    assert np.array_equal(read(path), whole)
+
+
+def test_channels() -> None:
+    wav = music(10, 4)
+    assert np.array_equal(audio.convert_channels(wav, 4), wav)
+    assert np.array_equal(audio.convert_channels(wav, 2), wav[:2])
+    assert np.array_equal(audio.convert_channels(wav[:1], 3), wav[[0, 0, 0]])
+    np.testing.assert_allclose(audio.convert_channels(wav, 1), wav.mean(axis=0, keepdims=True), rtol=1e-6)
+    with pytest.raises(AudioError, match=r"song\.wav: has 2 channels, but the model takes 4"):
+        audio.convert_channels(wav[:2], 4, "song.wav")
+
+
+@pytest.mark.usefixtures("no_ffmpeg")
+@pytest.mark.parametrize("name", BAD)
+def test_broken_files(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(BAD[name][0])
+    with pytest.raises(AudioError, match=BAD[name][1]) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match=r"song\.wav: cannot be read \(no such file or directory\); if the path contains spaces"):
+        read(tmp_path / "song.wav")
+    with pytest.raises(AudioError, match="is a folder, not an audio file"):
+        read(tmp_path)
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(AudioError, match="cannot be read"):
+        read(tmp_path / "file" / "song.wav")
+
+
+@pytest.mark.parametrize(("value", "text"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")])
+def test_samples_that_are_not_finite(tmp_path: Path, value: float, text: str) -> None:
+    with pytest.raises(AudioError, match=rf"sample 101 \(0\.101 s\) of channel 1 is {text}; repair the file"):
+        read(float_wav(tmp_path / "bad.wav", 0.5, value, 0.5))
+
+
+def test_a_file_that_ends_early_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = tmp_path / "cut.wav"
+    path.write_bytes(wav_bytes()[:-200])
+    assert read(path).shape == (2, 400)
+
+
+def test_ffmpeg_decodes_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a:song.m4a"
+    path.write_bytes(b"not known to libsndfile")
+    song(tmp_path / "decoded.wav", samplerate=1300)
+    fake_ffmpeg(
+        tmp_path, monkeypatch,
+        f"""import soundfile
+assert sys.argv[sys.argv.index('-i') + 1] == {f"file:{path}"!r}, sys.argv
+data, rate = soundfile.read({str(tmp_path / "decoded.wav")!r})
+soundfile.write(sys.argv[-1], data, rate, format='W64', subtype='FLOAT')""",
+    )  # fmt: skip
+    assert np.array_equal(read(path), resample(music(1500), 1300, 1000))
+
+
+def test_ffmpeg_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "song.m4a"
+    path.write_bytes(b"not known to anyone")
+    fake_ffmpeg(tmp_path, monkeypatch, "sys.exit('no such codec')")
+    with pytest.raises(AudioError, match=r"neither libsndfile \(.*\) nor ffmpeg \(no such codec\) can read it"):
+        read(path)
+
+
+@given(st.lists(st.floats(-1.5, 1.5, width=32), min_size=1, max_size=40))
+def test_pcm_is_cut_toward_zero(values: list[float]) -> None:
+    wav = np.array([values], np.float32)
+    for bits in (16, 24):
+        scale = 2 ** (bits - 1) - 1
+        expected = [int(np.float32(min(max(value, -1.0), 1.0)) * np.float32(scale)) for value in values]
+        assert audio.to_pcm(wav, bits)[:, 0].tolist() == expected
+    assert np.array_equal(audio.to_pcm(wav, 32)[:, 0], wav[0].clip(-1, 1))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("form", "bits"), [("wav", 16), ("wav", 24), ("wav", 32), ("flac", 16), ("flac", 24)])
+def test_written_samples_come_back(tmp_path: Path, form: str, bits: int, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "BLOCK", 200)
+    wav = 2.5 * music(777, channels)
+    path = tmp_path / f"stem.{form}"
+    audio.write(path, ArraySource(wav), 44100, Encoding(form, bits), clip="none")  # type: ignore[arg-type]
+    assert soundfile.info(path).subtype == ("FLOAT" if bits == 32 else f"PCM_{bits}")
+    frames, rate = soundfile.read(path, dtype="float32" if bits == 32 else "int32", always_2d=True)
+    assert rate == 44100
+    expected = audio.to_pcm(wav, bits)
+    assert np.array_equal(frames, expected if bits == 32 else expected.astype(np.int32) << (32 - bits))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_wav_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "stem.wav"
+    audio.write(path, ArraySource(music(3, 1)), 44100, Encoding("wav", 24))
+    data = path.read_bytes()
+    assert len(data) % 2 == 0  # RIFF pads chunks to an even length
+    assert struct.unpack("<I", data[4:8])[0] == len(data) - 8
+    audio.write(path, ArraySource(music(3, 1)[:, :0]), 44100)
+    assert soundfile.info(path).frames == 0
+
+
+@pytest.mark.parametrize(("bitrate", "samplerate"), [(320, 44100), (192, 44100), (64, 44100), (128, 22050)])
+def test_mp3_has_the_bit_rate_that_was_asked_for(tmp_path: Path, bitrate: int, samplerate: int) -> None:
+    path, seconds = tmp_path / "stem.mp3", 8
+    wav = music(seconds * samplerate)
+    audio.write(path, ArraySource(wav), samplerate, Encoding("mp3", 16, bitrate))
+    assert path.stat().st_size * 8 / seconds / 1000 == pytest.approx(bitrate, rel=0.02)
+    frames, _ = soundfile.read(path, dtype="float32")
+    assert np.corrcoef(frames[:, 0], wav[0])[0, 1] > 0.95  # with libsndfile's int16 path it is 0.5
+
+
+def test_clip_modes() -> None:
+    wav = np.array([[0.5, -2.0, 1.0]], np.float32)
+    assert np.array_equal(audio.prevent_clip(wav, "rescale", 2.0), wav / np.float32(2.02))
+    assert np.array_equal(audio.prevent_clip(wav / 4, "rescale", 0.5), wav / 4)
+    assert np.array_equal(audio.prevent_clip(wav, "clamp", None), np.array([[0.5, -0.99, 0.99]], np.float32))
+    np.testing.assert_allclose(audio.prevent_clip(wav, "tanh", None), np.tanh(wav.astype(float)), rtol=1e-6)
+    assert audio.prevent_clip(wav, "none", None) is wav
+
+
+def test_rescale_uses_the_peak_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "BLOCK", 100)
+    wav = music(1000)
+    wav[0, 950] = -3
+    audio.write(tmp_path / "stem.wav", ArraySource(wav), 1000, Encoding("wav", 32))
+    frames, _ = soundfile.read(tmp_path / "stem.wav", dtype="float32")
+    assert np.array_equal(frames.T, wav / np.float32(3.03))
+
+
+@pytest.mark.parametrize("form", ["wav", "flac", "mp3"])
+def test_failed_writes_leave_nothing(tmp_path: Path, form: str) -> None:
+    class Broken(ArraySource):
+        def read(self, start: int, stop: int) -> np.ndarray:
+            if start > 0:
+                raise KeyboardInterrupt
+            return super().read(start, stop)
+
+    path = tmp_path / f"stem.{form}"
+    path.write_text("what was there before")
+    with pytest.raises(KeyboardInterrupt):
+        audio.write(path, Broken(music(audio.BLOCK + 1)), 44100, Encoding(form), peak=1)  # type: ignore[arg-type]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert path.read_text() == "what was there before"
+
+
+@pytest.mark.parametrize("form", ["wav", "flac", "mp3"])
+def test_unwritable_places(tmp_path: Path, form: str) -> None:
+    with pytest.raises(AudioError, match=r"stem\.\w+: cannot be written \(.+\); choose another folder"):
+        audio.write(tmp_path / "missing" / f"stem.{form}", ArraySource(music(10)), 44100, Encoding(form))  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is missing")
+@pytest.mark.parametrize("form", ["wav", "flac"])
+def test_full_disk(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio.secrets, "token_hex", lambda _: "fixed")
+    (tmp_path / ".demucs-np-fixed.part").symlink_to("/dev/full")
+    with pytest.raises(AudioError, match="cannot be written"):
+        audio.write(tmp_path / f"stem.{form}", ArraySource(music(100_000)), 44100, Encoding(form))  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wav_beyond_4_gb_is_refused(tmp_path: Path) -> None:
+    class Endless(ArraySource):
+        shape = (2, 2**30)  # type: ignore[assignment]
+
+    with pytest.raises(AudioError, match="cannot be larger than 4 GB; write FLAC instead"):
+        audio.write(tmp_path / "stem.wav", Endless(music(1)), 44100, clip="none")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [(("ogg",), "cannot write .ogg"), (("wav", 8), "8 bits"), (("flac", 32), "32 bits"), (("mp3", 16, 500), "bit rate of 500")],
+)
+def test_encodings_that_do_not_exist(values: tuple[object, ...], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        Encoding(*values)  # type: ignore[arg-type]
+
+
+def test_spool(tmp_path: Path) -> None:
+    wav = music(1000)
+    with Spool(2, tmp_path) as spool:
+        for start in range(0, 1000, 300):
+            spool.append(wav[:, start : start + 300])
+        spool.append(wav[:, :0])
+        assert spool.shape == (2, 1000)
+        assert spool.peak == np.abs(wav).max()
+        assert np.array_equal(spool.read(0, 1000), wav)
+        assert np.array_equal(spool.read(299, 650), wav[:, 299:650])
+        assert spool.read(5, 5).shape == (2, 0)
+        assert not [name for name in tmp_path.iterdir() if os.name == "posix"]  # it has no name

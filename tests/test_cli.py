@@ -1,0 +1,361 @@
+"""The command, as people meet it: options, files, messages, exit statuses."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner, Result
+from fakes import SOURCES, FakeModel
+from files import BAD, float_wav, song
+
+import demucs_np.weights
+from demucs_np import BagOfModels, Event, __version__
+from demucs_np.cli import main
+from demucs_np.terminal import Bar, clock
+
+FAKE_COMMAND = """
+import sys, time
+sys.path.insert(0, sys.argv.pop(1))
+from fakes import FakeModel
+import demucs_np.weights
+model = FakeModel()
+model.before = lambda: time.sleep(0.15)
+demucs_np.weights.load_model = lambda *_, **__: model
+from demucs_np.cli import main
+main()
+"""
+
+
+class Loader:
+    """Stands for load_model."""
+
+    def __init__(self) -> None:
+        self.model: Any = FakeModel()
+        self.asked: list[tuple[object, ...]] = []
+
+    def __call__(self, name: str, *, repo: Path | None, backend: str) -> Any:
+        self.asked.append((name, repo, backend))
+        return self.model
+
+
+@pytest.fixture
+def loader(monkeypatch: pytest.MonkeyPatch) -> Loader:
+    fake = Loader()
+    monkeypatch.setattr(demucs_np.weights, "load_model", fake)
+    return fake
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    song(tmp_path / "song.wav")
+    return tmp_path
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(main, args)
+
+
+def files(folder: Path | str = "separated") -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def stems(track: str = "song", names: tuple[str, ...] = SOURCES, ext: str = "wav") -> set[str]:
+    return {f"htdemucs/{track}/{name}.{ext}" for name in names}
+
+
+# ---- what is written
+
+
+@pytest.mark.parametrize("word", [["separate"], []])
+def test_a_song_as_with_demucs(loader: Loader, word: list[str]) -> None:
+    result = run(*word, "song.wav")
+    assert (result.exit_code, result.output) == (0, "")
+    assert files() == stems()
+    assert loader.asked == [("htdemucs", None, "numba")]
+    assert soundfile.info("separated/htdemucs/song/bass.wav").subtype == "PCM_16"
+
+
+@pytest.mark.usefixtures("loader")
+@pytest.mark.parametrize(
+    ("args", "ext", "subtype"),
+    [
+        (["--int24"], "wav", "PCM_24"),
+        (["--float32"], "wav", "FLOAT"),
+        (["--flac"], "flac", "PCM_16"),
+        (["--flac", "--int24"], "flac", "PCM_24"),
+        (["--flac", "--float32"], "flac", "PCM_16"),
+        (["--mp3", "--mp3-bitrate", "128", "--mp3-preset", "5"], "mp3", "MPEG_LAYER_III"),
+    ],
+)
+def test_formats(loader: Loader, args: list[str], ext: str, subtype: str) -> None:
+    loader.model = FakeModel(samplerate=16000)
+    result = run(*args, "song.wav")
+    assert (result.exit_code, result.output) == (0, "")
+    assert files() == stems(ext=ext)
+    assert soundfile.info(f"separated/htdemucs/song/bass.{ext}").subtype == subtype
+
+
+@pytest.mark.usefixtures("loader")
+@pytest.mark.parametrize(
+    ("args", "names"),
+    [
+        (["--two-stems", "vocals"], ("vocals", "no_vocals")),
+        (["--two-stems=vocals", "--other-method", "minus"], ("vocals", "minus_vocals")),
+        (["--two-stems=vocals", "--other-method", "none"], ("vocals",)),
+        (["--stems", "bass, drums"], ("bass", "drums")),
+    ],
+)
+def test_which_stems(args: list[str], names: tuple[str, ...]) -> None:
+    assert run("song.wav", *args).exit_code == 0
+    assert files() == stems(names=names)
+
+
+@pytest.mark.usefixtures("loader")
+def test_where_to() -> None:
+    assert run("-o", "a/b", "-n", "hf://me/mine", "--filename", "{stem}/{track}-{trackext}.{ext}", "song.wav").exit_code == 0
+    assert files("a/b") == {f"me_mine/{name}/song-wav.wav" for name in SOURCES}
+
+
+def test_a_model_from_a_file_names_its_folder(loader: Loader) -> None:
+    Path("mine.safetensors").write_text("")
+    assert run("-n", "./mine.safetensors", "--repo", "models", "--backend", "numpy", "song.wav").exit_code == 0
+    assert files() == {f"mine/song/{name}.wav" for name in SOURCES}
+    assert loader.asked == [("./mine.safetensors", Path("models"), "numpy")]
+
+
+@pytest.mark.usefixtures("loader")
+def test_same_seed_same_files() -> None:
+    def bass(*args: str) -> bytes:
+        assert run(*args, "song.wav").exit_code == 0
+        return Path("separated/htdemucs/song/bass.wav").read_bytes()
+
+    assert bass() == bass("--threads", "3") == bass("--seed", "0")
+    assert len({bass(), bass("--seed", "1"), bass("--shifts", "0"), bass("--shifts", "2"), bass("--overlap", "0.5")}) == 5
+    assert len({bass(), bass("--no-split"), bass("--segment", "0.3"), bass("--clip-mode", "clamp"), bass("--clip-mode", "tanh")}) == 5
+
+
+@pytest.mark.usefixtures("loader")
+def test_options_for_compatibility() -> None:
+    result = run("-j", "4", "-d", "cuda", "song.wav")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+# ---- what goes wrong
+
+
+@pytest.mark.usefixtures("loader")
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_track_fails_and_the_others_are_done(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    Path(name).write_bytes(BAD[name][0])
+    song(Path("other.wav"))
+    result = run("song.wav", name, "missing.wav", ".", "other.wav")
+    assert result.exit_code == 1
+    assert files() == stems() | stems("other")
+    lines = result.output.splitlines()
+    assert lines[0].startswith(f"Error: {name}: ")
+    assert lines[1] == "Error: missing.wav: cannot be read (no such file or directory); if the path contains spaces, put quotes around it"
+    assert lines[2] == "Error: .: is a folder, not an audio file; name the files in it"
+    assert lines[3:] == ["3 of 5 tracks failed."]
+
+
+@pytest.mark.usefixtures("loader")
+@pytest.mark.parametrize(
+    ("special", "text"),
+    [
+        ((float("nan"),), "Error: bad.wav: sample 100 (0.100 s) of channel 1 is nan; repair the file or export it again\n"),
+        ((float("inf"),), "Error: bad.wav: sample 100 (0.100 s) of channel 1 is inf; repair the file or export it again\n"),
+    ],
+)
+def test_bad_samples(special: tuple[float, ...], text: str) -> None:
+    float_wav(Path("bad.wav"), *special)
+    result = run("bad.wav")
+    assert (result.exit_code, result.output) == (1, text)
+
+
+@pytest.mark.usefixtures("loader")
+def test_one_sample() -> None:
+    soundfile.write("one.wav", np.zeros((1, 2)), 1000)
+    result = run("one.wav")
+    assert (result.exit_code, result.output) == (1, "Error: one.wav: has 1 samples at 1000 Hz, too few to be separated\n")
+
+
+@pytest.mark.usefixtures("loader")
+def test_unwritable_folder() -> None:
+    result = run("-o", "song.wav/out", "song.wav")
+    assert result.exit_code == 1
+    assert (
+        result.output
+        == "Error: song.wav: song.wav/out/htdemucs: cannot be written to (not a directory); choose another folder or free some space\n"
+    )
+
+
+@pytest.mark.usefixtures("loader")
+def test_tracks_of_one_name_do_not_overwrite_each_other() -> None:
+    Path("more").mkdir()
+    song(Path("more/song.wav"), seed=1)
+    result = run("song.wav", "more/song.wav", "song.wav")
+    assert result.exit_code == 1
+    assert "Error: more/song.wav: its stems would overwrite those of song.wav; put {trackext} into --filename" in result.output
+    assert files() == stems()
+
+
+def test_unexpected_errors_are_one_line_and_verbose_shows_more(loader: Loader) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError("first line\nsecond line")
+
+    loader.model.before = fail
+    result = run("song.wav")
+    assert result.exit_code == 1
+    assert result.output == "Error: song.wav: unexpected ZeroDivisionError (first line); -v shows where, please report it\n"
+    assert "Traceback" in run("-v", "song.wav").output
+
+
+@pytest.mark.usefixtures("loader")
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        ([], "Name at least one track"),
+        (["song.wav", "--stems", "piano"], 'stem "piano" is not in this model: choose from drums, bass, other, vocals'),
+        (["song.wav", "--two-stems", "piano"], 'stem "piano" is not in this model'),
+        (["song.wav", "--two-stems", "bass", "--stems", "bass"], "--stems and --two-stems exclude each other"),
+        (["song.wav", "--flac", "--mp3"], "--flac and --mp3 exclude each other"),
+        (["song.wav", "--int24", "--float32"], "--int24 and --float32 exclude each other"),
+        (["song.wav", "--no-split", "--segment", "5"], "--no-split and --segment exclude each other"),
+        (["song.wav", "--overlap", "1"], "is not in the range 0<=x<1"),
+        (["song.wav", "--threads", "0"], "is not in the range"),
+        (["song.wav", "--filename", "{song}.wav"], "is not a name for the files"),
+        (["song.wav", "--filename", "{track}.wav"], "put {stem} into it"),
+        (["song.wav", "--wrong"], "No such option"),
+    ],
+)
+def test_wrong_usage(args: list[str], text: str) -> None:
+    result = run("separate", *args)
+    assert result.exit_code == 2
+    assert text in result.output
+    assert "Traceback" not in result.output
+    assert not Path("separated").exists()
+
+
+def test_segment_beyond_the_model(loader: Loader) -> None:
+    loader.model = BagOfModels([FakeModel(), FakeModel("htdemucs")])
+    result = run("--segment", "5", "song.wav")
+    assert (result.exit_code, result.output) == (
+        2,
+        "Error: a segment of 5.0 seconds is longer than this model allows: choose at most 0.4\n",
+    )
+
+
+def test_a_word_that_is_neither_a_command_nor_a_file(loader: Loader) -> None:
+    result = run("seperate", "song.wav")
+    assert result.exit_code == 1
+    assert "Error: seperate: cannot be read (no such file or directory)" in result.output
+    assert files() == stems()
+
+
+# ---- the rest
+
+
+def test_help_and_version() -> None:
+    assert run("--version").output == f"demucs-np, version {__version__}\n"
+    for args in (["--help"], ["-h"]):
+        assert "Separate tracks into stems" in run(*args).output
+    assert "--two-stems" in run("separate", "--help").output
+    assert run().exit_code in (0, 2)
+    assert "Commands" in run().output
+
+
+def test_list_models() -> None:
+    result = run("--list-models")
+    assert result.exit_code == 0
+    assert result.output.startswith("Bag of models:\n    ")
+    assert "\n    htdemucs_ft\n" in result.output
+    assert "\nSingle models:\n    " in result.output
+
+
+def test_help_is_quick_and_imports_compile_nothing() -> None:
+    code = "import sys, demucs_np, demucs_np.cli; print([m for m in ('numba', 'numpy', 'torch', 'scipy', 'soundfile') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-m", "demucs_np", "--help"], capture_output=True, check=True)
+    assert time.monotonic() - start < 2  # 0.15 s on an idle machine
+
+
+def command(*args: str, **options: Any) -> subprocess.Popen[str]:
+    here = str(Path(__file__).parent)
+    return subprocess.Popen([sys.executable, "-c", FAKE_COMMAND, here, *args], text=True, **options)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(number: signal.Signals) -> None:
+    song(Path("long.wav"), 60_000)
+    with command("song.wav", "long.wav", stderr=subprocess.PIPE) as process:
+        end = time.monotonic() + 60
+        while not (files() >= stems() if Path("separated").exists() else False) and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(number)
+        start = time.monotonic()
+        _, errors = process.communicate(timeout=20)
+    assert time.monotonic() - start < 2
+    assert process.returncode == 130
+    assert errors == "Interrupted.\n"
+    assert files() == stems()
+    assert not Path("separated/htdemucs/long").exists()
+
+
+def on_a_terminal(*args: str) -> tuple[int, str]:
+    """Exit status and what a terminal of 80 columns was sent."""
+    mine, theirs = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "80", "PYTHONIOENCODING": "utf-8"}
+    with command(*args, stdout=theirs, stderr=theirs, stdin=theirs, env=environment) as process:
+        os.close(theirs)
+        output = b""
+        while select.select([mine], [], [], 60)[0]:
+            try:
+                data = os.read(mine, 4096)
+            except OSError:  # the other side is closed
+                break
+            if not data:
+                break
+            output += data
+        process.wait(timeout=20)
+    os.close(mine)
+    return process.returncode, output.decode()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pseudo-terminals differ")
+def test_progress_on_a_terminal() -> None:
+    status, output = on_a_terminal("song.wav")
+    assert status == 0
+    assert f"Separated tracks will be stored in {Path('separated/htdemucs').resolve()}\r\n" in output
+    assert "song.wav  separating  ━" in output
+    assert "0:01 left" in output or "0:00 left" in output
+    assert output.rstrip().endswith("song.wav: drums, bass, other, vocals in 0:01") or "vocals in 0:0" in output.splitlines()[-1]
+    assert all(len(line.split("\x1b[K")[0]) < 80 for line in output.split("\r") if "separating" in line)
+
+
+def test_bar_is_silent_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = Bar(sys.stderr)
+    bar.title = "song.wav"
+    bar(Event("separate", 0, 4, None))
+    bar.line("text")
+    bar.clear()
+    assert capsys.readouterr().err == ""
+
+
+def test_clock() -> None:
+    assert [clock(seconds) for seconds in (0, 41.4, 725, 3723)] == ["0:00", "0:41", "12:05", "1:02:03"]
