@@ -6,83 +6,19 @@ a time layer (1, T, C); a dilated convolution over time is `taps` along B with w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from .._jit import inline, kernel
 from .activation import gelu, sigmoid
 from .gemm import LANES, gemm, pack, padded_columns
+from .layer import Conv, Projection
 from .tiles import pool
 
 NONE, GELU, GLU, RELU = 0, 1, 2, 3
 ACTIVATIONS = {"none": NONE, "gelu": GELU, "glu": GLU, "relu": RELU}
 CHUNK = 512  # columns of the result in work at a time: with its rows they stay in L2
-
-
-@dataclass(frozen=True)
-class Conv:
-    """Weights of one layer as a matrix product: row (b, l) of the result is the sum over taps of window · matrix, plus bias.
-
-    The window of tap t starts at (b + (t - taps//2)*dilation, l*stride - pad) and spans `width` positions; what lies outside is zero.
-    A transposed convolution is the same product with `upsample` output positions in each row and `crop` of them dropped at the left.
-    """
-
-    matrix: np.ndarray  # [taps, width*C, N], or packed for the kernel
-    bias: np.ndarray  # [N]
-    channels: int  # C of the input
-    width: int = 1
-    stride: int = 1
-    pad: int = 0
-    taps: int = 1
-    dilation: int = 1
-    upsample: int = 1
-    crop: int = 0
-    activation: str = "none"
-    norm: tuple[np.ndarray, np.ndarray] | None = None  # weight and bias, each [N], of a norm before the activation
-
-    @property
-    def columns(self) -> int:
-        return self.bias.shape[0]
-
-    @property
-    def outputs(self) -> int:
-        """Channels of the result."""
-        return self.columns // self.upsample // (2 if self.activation == "glu" else 1)
-
-
-def convolution(weight: np.ndarray, bias: np.ndarray, *, stride: int = 1, pad: int = 0, activation: str = "none") -> Conv:
-    """From PyTorch's (N, C, K) or (N, C, K_f, K_t): windows along the first kernel axis, taps along the second."""
-    if weight.ndim == 3:
-        weight = weight[..., None]
-    outputs, channels, width, taps = weight.shape
-    matrix = weight.transpose(3, 2, 1, 0).reshape(taps, width * channels, outputs)  # [N, C, Kf, Kt] -> [Kt, Kf*C, N]
-    return Conv(matrix, bias, channels, width, stride, pad, taps, activation=activation)
-
-
-def over_time(weight: np.ndarray, bias: np.ndarray, dilation: int) -> Conv:
-    """From PyTorch's (N, C, K): K taps along B, windows of one."""
-    return Conv(np.ascontiguousarray(weight.transpose(2, 1, 0)), bias, weight.shape[1], taps=weight.shape[2], dilation=dilation)
-
-
-def linear(weight: np.ndarray, bias: np.ndarray, activation: str = "none") -> Conv:
-    """From PyTorch's (N, C) or (N, C, 1)."""
-    return convolution(weight.reshape(*weight.shape[:2], 1), bias, activation=activation)
-
-
-def transposed(weight: np.ndarray, bias: np.ndarray, *, stride: int, crop: int, activation: str = "none") -> Conv:
-    """From PyTorch's (C, N, K), or (C, N, K, 1), of a transposed convolution.
-
-    With m = ceil(K/stride), output positions g*stride ... + stride-1 get inputs g-m+1 ... g: a window of m inputs times a matrix of
-    stride*N columns. No overlap-add, and in a channels-last layout a row of the product is a row of the output.
-    """
-    weight = weight.reshape(*weight.shape[:3])
-    channels, outputs, kernel_size = weight.shape
-    m = -(-kernel_size // stride)
-    full = np.zeros((channels, outputs, m, stride), np.float32)
-    full.reshape(channels, outputs, m * stride)[..., :kernel_size] = weight
-    matrix = full[:, :, ::-1].transpose(2, 0, 3, 1).reshape(1, m * channels, stride * outputs)  # window position i holds input g-m+1+i
-    return Conv(matrix, np.tile(bias, stride), channels, m, 1, m - 1, upsample=stride, crop=crop, activation=activation)
 
 
 def prepare(conv: Conv) -> Conv:
@@ -93,7 +29,8 @@ def prepare(conv: Conv) -> Conv:
         order = np.concatenate([np.r_[c : min(c + CHUNK // 2, half), half + c : half + min(c + CHUNK // 2, half)] for c in range(0, half, CHUNK // 2)])
     panels = np.concatenate([pack(tap[:, order]) for tap in conv.matrix])
     norm = conv.norm and (np.ascontiguousarray(conv.norm[0][order]), np.ascontiguousarray(conv.norm[1][order]))
-    return replace(conv, matrix=panels, bias=np.ascontiguousarray(conv.bias[order]), norm=norm)
+    projection = conv.norm and Projection.of(conv.matrix[0], conv.bias)
+    return replace(conv, matrix=panels, bias=np.ascontiguousarray(conv.bias[order]), norm=norm, projection=projection)
 
 
 def tiling(batches: int, rows: int, span: int, conv: Conv, gathered: bool) -> tuple[int, int]:

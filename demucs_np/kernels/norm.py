@@ -7,10 +7,10 @@ import numpy as np
 from .._jit import inline, kernel
 from .activation import gelu, sigmoid
 from .conv import ACTIVATIONS, GELU, GLU
+from .layer import EPS
 from .tiles import pool
 
 ROWS = 4096  # rows of a tile
-EPS = 1e-5  # of every norm in the models
 
 
 def moments(x: np.ndarray, groups: int = 1, *, per_row: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -89,15 +89,14 @@ def _affine_tile(tile, scratch, x, scale, shift, out, geometry):  # type: ignore
                     target[i] = z[i]
 
 
-def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray, table: np.ndarray | None = None) -> None:
-    """out[..., C] = LayerNorm(x [..., C]) (+ table, of x's shape). `out` may be x."""
+def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
+    """out[..., C] = LayerNorm(x [..., C]). `out` may be x."""
     rows = x.size // x.shape[-1]
-    table = np.empty(0, np.float32) if table is None else table.reshape(-1)
-    pool().run(_layer_norm_tile, -(-rows // 128), 0, x.reshape(-1), weight, bias, table, out.reshape(-1), rows)
+    pool().run(_layer_norm_tile, -(-rows // 128), 0, x.reshape(-1), weight, bias, out.reshape(-1), rows)
 
 
 @kernel
-def _layer_norm_tile(tile, scratch, x, weight, bias, table, out, rows):  # type: ignore[no-untyped-def]
+def _layer_norm_tile(tile, scratch, x, weight, bias, out, rows):  # type: ignore[no-untyped-def]
     C = weight.size
     for row in range(tile * 128, min(rows, (tile + 1) * 128)):
         source, target = x[row * C : (row + 1) * C], out[row * C : (row + 1) * C]
@@ -107,10 +106,21 @@ def _layer_norm_tile(tile, scratch, x, weight, bias, table, out, rows):  # type:
         center = np.float32(mean)
         for i in range(C):
             target[i] = (source[i] - center) * scale * weight[i] + bias[i]
-        if table.size:
-            added = table[row * C : (row + 1) * C]
-            for i in range(C):
-                target[i] += added[i]
+
+
+def activate(x: np.ndarray, activation: str) -> None:
+    """In place x = GELU(x)."""
+    if activation == "gelu":
+        pool().run(_gelu_tile, -(-x.size // 2**16), 0, x.reshape(-1))
+    elif activation != "none":
+        raise ValueError(f"activation {activation!r}")
+
+
+@kernel
+def _gelu_tile(tile, scratch, x):  # type: ignore[no-untyped-def]
+    y = x[tile * 2**16 : (tile + 1) * 2**16]
+    for i in range(y.size):
+        y[i] = gelu(y[i])
 
 
 def affine(x: np.ndarray, scale: float, shift: float, out: np.ndarray) -> None:
@@ -128,32 +138,29 @@ def _scale_tile(tile, scratch, x, scale, shift, out):  # type: ignore[no-untyped
 
 def add_table(x: np.ndarray, table: np.ndarray) -> None:
     """x[B, ...] += table[...], in place."""
-    pool().run(_add_tile, x.shape[0], 0, x.reshape(-1), table.reshape(-1))
+    parts = -(-table.size // 2**16)
+    pool().run(_add_tile, x.size // table.size * parts, 0, x.reshape(-1), table.reshape(-1), parts)
 
 
 @kernel
-def _add_tile(tile, scratch, x, table):  # type: ignore[no-untyped-def]
-    target = x[tile * table.size : (tile + 1) * table.size]
-    for i in range(table.size):
-        target[i] += table[i]
+def _add_tile(tile, scratch, x, table, parts):  # type: ignore[no-untyped-def]
+    start = tile % parts * 2**16
+    added = table[start : start + 2**16]
+    target = x[tile // parts * table.size + start : tile // parts * table.size + start + added.size]
+    for i in range(added.size):
+        target[i] += added[i]
 
 
-def norm_gelu_moments(
-    x: np.ndarray, mean: np.ndarray, variance: np.ndarray, weight: np.ndarray, bias: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """In place x[B, L, C] = GELU(norm(x)) with a mean and variance for each l; returns its first and second moments over B, float64:
-    sums [L, C] and products [L, C, C] (upper triangle), from which the statistics of any 1x1 convolution of it follow."""
+def norm_gelu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> None:
+    """In place x[B, L, C] = GELU(GroupNorm(1)) of each row of L by itself: statistics over (B, C)."""
     B, L, C = x.shape
-    tiles = -(-B * L // ROWS)
-    partial = np.zeros((tiles, L, C + C * C))
-    stats = np.stack([mean.ravel(), 1 / np.sqrt(variance.ravel() + EPS)], axis=1).astype(np.float32)
-    pool().run(_gelu_moments_tile, tiles, 0, x.reshape(-1), stats.reshape(-1), weight, bias, partial.reshape(-1), np.array([B * L, L, C]))
-    total = partial.sum(axis=0)
-    return total[:, :C], total[:, C:].reshape(L, C, C)
+    mean, variance = moments(x, per_row=True)
+    stats = np.concatenate([mean, 1 / np.sqrt(variance + EPS)], axis=1).astype(np.float32)
+    pool().run(_norm_gelu_tile, -(-B * L // ROWS), 0, x.reshape(-1), stats.reshape(-1), weight, bias, np.array([B * L, L, C]))
 
 
 @kernel
-def _gelu_moments_tile(tile, scratch, x, stats, weight, bias, partial, geometry):  # type: ignore[no-untyped-def]
+def _norm_gelu_tile(tile, scratch, x, stats, weight, bias, geometry):  # type: ignore[no-untyped-def]
     rows, L, C = geometry
     for row in range(tile * ROWS, min(rows, (tile + 1) * ROWS)):
         l = row % L
@@ -161,7 +168,25 @@ def _gelu_moments_tile(tile, scratch, x, stats, weight, bias, partial, geometry)
         mean, scale = stats[2 * l], stats[2 * l + 1]
         for i in range(C):
             y[i] = gelu((y[i] - mean) * scale * weight[i] + bias[i])
-        key = (tile * L + l) * (C + C * C)
+
+
+def second_moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums [L, C] and sums of products [L, C, C] over B of x[B, L, C], float64."""
+    B, L, C = x.shape
+    tiles = -(-B * L // ROWS)
+    partial = np.zeros((tiles, L, C + C * C))
+    pool().run(_second_moments_tile, tiles, 0, x.reshape(-1), partial.reshape(-1), np.array([B * L, L, C]))
+    total = partial.sum(axis=0)
+    upper = np.triu(total[:, C:].reshape(L, C, C))
+    return total[:, :C], upper + np.triu(upper, 1).transpose(0, 2, 1)
+
+
+@kernel
+def _second_moments_tile(tile, scratch, x, partial, geometry):  # type: ignore[no-untyped-def]
+    rows, L, C = geometry
+    for row in range(tile * ROWS, min(rows, (tile + 1) * ROWS)):
+        y = x[row * C : (row + 1) * C]
+        key = (tile * L + row % L) * (C + C * C)
         sums = partial[key : key + C]
         for i in range(C):
             sums[i] += np.float64(y[i])

@@ -1,0 +1,142 @@
+"""The operations of `reference` on compiled kernels. Results live in buffers of an arena until `free` is called on them; an operation
+whose input is not needed in its old form works in place and returns its input."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import numpy as np
+
+from . import attention, conv, norm, stft
+from .arena import Arena
+from .layer import EPS, Conv
+from .reference import Reference
+
+Array = np.ndarray
+
+
+class Compiled(Reference):
+    """See `Reference` for what each operation is. Every Python thread has buffers of its own."""
+
+    name = "numba"
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    @property
+    def arena(self) -> Arena:
+        if not hasattr(self._local, "arena"):
+            self._local.arena = Arena()
+        arena: Arena = self._local.arena
+        return arena
+
+    def prepare(self, layer: Conv) -> Conv:
+        return conv.prepare(layer)
+
+    def free(self, *arrays: Array | None) -> None:
+        for array in arrays:
+            if array is not None:
+                self.arena.give(array)
+
+    def reset(self) -> None:
+        self.arena.reset()
+
+    def copy(self, x: Array) -> Array:
+        out = self.arena.take(*x.shape)
+        np.copyto(out, x)
+        return out
+
+    def conv(
+        self,
+        x: Array,
+        layer: Conv,
+        *,
+        rows: int | None = None,
+        length: int | None = None,
+        skip: Array | None = None,
+        before: Array | None = None,
+        stats: Array | None = None,
+        scale: Array | None = None,
+        residual: Array | None = None,
+    ) -> Array:
+        """As in `Reference`; with `residual`, into it."""
+        rows, length = layer.extent(x.shape[1], rows, length)
+        out = self.arena.take(x.shape[0], length, layer.outputs) if residual is None else residual
+        if residual is not None and scale is None:
+            scale = np.ones(layer.outputs, np.float32)
+        conv.conv_(x, layer, out, rows, skip=skip, before=before, stats=stats, scale=scale, residual=residual)
+        return out
+
+    def normalize(self, x: Array) -> tuple[Array, float, float]:
+        mean, variance = norm.moments(x.reshape(1, -1, x.shape[-1]))
+        std = math.sqrt(float(variance[0]) * x.size / (x.size - 1)) if x.size > 1 else math.nan
+        out = self.arena.take(*x.shape)
+        norm.affine(x, 1 / (1e-5 + std), float(mean[0]), out)
+        return out, float(mean[0]), std
+
+    def add_table(self, x: Array, table: Array) -> Array:
+        norm.add_table(x, table)
+        return x
+
+    def activate(self, x: Array, name: str) -> Array:
+        norm.activate(x, name)
+        return x
+
+    def group_norm(
+        self, x: Array, groups: int, weight: Array, bias: Array, *, activation: str = "none", crop: int = 0, length: int | None = None
+    ) -> Array:
+        B, L, C = x.shape
+        out = self.arena.take(B, L if length is None else length, C // 2 if activation == "glu" else C)
+        norm.group_norm(x, groups, weight, bias, out, activation=activation, crop=crop)
+        return out
+
+    def layer_norm(self, x: Array, weight: Array, bias: Array) -> Array:
+        out = self.arena.take(*x.shape)
+        norm.layer_norm(x, weight, bias, out)
+        return out
+
+    def norm_gelu(self, x: Array, weight: Array, bias: Array) -> Array:
+        norm.norm_gelu(x, weight, bias)
+        return x
+
+    def projected_stats(self, x: Array, layer: Conv) -> Array:
+        assert layer.projection is not None
+        sums, products = norm.second_moments(x)
+        mean, variance = layer.projection.statistics(sums, products, x.shape[0])
+        return np.stack([mean, 1 / np.sqrt(variance + EPS)], axis=1).astype(np.float32)
+
+    def attention(self, q: Array, k: Array, v: Array, heads: int) -> Array:
+        out = self.arena.take(*q.shape)
+        packed = self.arena.take(attention.packed_size(k.shape[0], k.shape[1], heads))
+        attention.attention(q, k, v, heads, out, packed)
+        self.free(packed)
+        return out
+
+    def stft(self, x: Array, n_fft: int, hop: int, frames: int) -> Array:
+        if not stft.own_size(n_fft):
+            return super().stft(x, n_fft, hop, frames)
+        out = self.arena.take(frames, n_fft // 2, 2 * x.shape[0])
+        stft.stft(np.ascontiguousarray(x), n_fft, hop, frames, out)
+        return out
+
+    def istft(
+        self,
+        z: Array,
+        n_fft: int,
+        hop: int,
+        offset: int,
+        envelope: Array,
+        *,
+        scale: float = 1,
+        shift: float = 0,
+        time: Array | None = None,
+        time_scale: float = 1,
+        time_shift: float = 0,
+    ) -> Array:
+        affine = {"scale": scale, "shift": shift, "time": time, "time_scale": time_scale, "time_shift": time_shift}
+        if not stft.own_size(n_fft):
+            return super().istft(z, n_fft, hop, offset, envelope, **affine)  # type: ignore[arg-type]
+        out = self.arena.take(z.shape[2] // 2, envelope.size)
+        stft.istft(z, n_fft, hop, offset, envelope, out, **affine)  # type: ignore[arg-type]
+        return out

@@ -1,0 +1,108 @@
+"""A convolution as the kernels see it: a matrix and its geometry, from the weights as PyTorch stores them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+EPS = 1e-5  # of every norm in the models
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What the mean and variance of z = y·W + b over all its N columns need to know of W and b, in float64.
+
+    Σz = Σy·w + n Σb and Σz² = ⟨WW', Σyy'⟩ + 2 Wb·Σy + n Σb²: z itself, wide, need not be stored for its statistics.
+    """
+
+    row_sums: np.ndarray  # [C] sums of W's rows
+    products: np.ndarray  # [C, C] W W'
+    cross: np.ndarray  # [C] W b
+    bias: float  # sum of b
+    bias_squares: float
+    columns: int
+
+    @staticmethod
+    def of(matrix: np.ndarray, bias: np.ndarray) -> Projection:
+        W, b = matrix.astype(np.float64), bias.astype(np.float64)
+        return Projection(W.sum(axis=1), W @ W.T, W @ b, float(b.sum()), float(b @ b), b.size)
+
+    def statistics(self, sums: np.ndarray, products: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance of z from sums [L, C] and products [L, C, C] of `count` rows y -> [L], [L]."""
+        n = count * self.columns
+        mean = (sums @ self.row_sums + count * self.bias) / n
+        squares = (np.einsum("lij,ij->l", products, self.products) + 2 * sums @ self.cross + count * self.bias_squares) / n
+        return mean, np.maximum(squares - mean * mean, 0)
+
+
+@dataclass(frozen=True)
+class Conv:
+    """Weights of one layer as a matrix product: row (b, l) of the result is the sum over taps of window · matrix, plus bias.
+
+    The window of tap t starts at (b + (t - taps//2)*dilation, l*stride - pad) and spans `width` positions; what lies outside is zero.
+    A transposed convolution is the same product with `upsample` output positions in each row and `crop` of them dropped at the left.
+    """
+
+    matrix: np.ndarray  # [taps, width*C, N], or packed for the kernel
+    bias: np.ndarray  # [N]
+    channels: int  # C of the input
+    width: int = 1
+    stride: int = 1
+    pad: int = 0
+    taps: int = 1
+    dilation: int = 1
+    upsample: int = 1
+    crop: int = 0
+    activation: str = "none"
+    norm: tuple[np.ndarray, np.ndarray] | None = None  # weight and bias, each [N], of a norm before the activation
+    projection: Projection | None = None  # set by the compiled backend's `prepare` where there is a norm
+
+    @property
+    def columns(self) -> int:
+        return self.bias.shape[0]
+
+    def extent(self, length_in: int, rows: int | None, length: int | None) -> tuple[int, int]:
+        """Windows along an input of `length_in` positions, and positions of the result, where they are not given."""
+        if rows is None:
+            rows = length_in + self.width - 1 if self.upsample > 1 else (length_in + 2 * self.pad - self.width) // self.stride + 1
+        return rows, rows * self.upsample - self.crop if length is None else length
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the result."""
+        return self.columns // self.upsample // (2 if self.activation == "glu" else 1)
+
+
+def convolution(weight: np.ndarray, bias: np.ndarray, *, stride: int = 1, pad: int = 0, activation: str = "none") -> Conv:
+    """From PyTorch's (N, C, K) or (N, C, K_f, K_t): windows along the first kernel axis, taps along the second."""
+    if weight.ndim == 3:
+        weight = weight[..., None]
+    outputs, channels, width, taps = weight.shape
+    matrix = weight.transpose(3, 2, 1, 0).reshape(taps, width * channels, outputs)  # [N, C, Kf, Kt] -> [Kt, Kf*C, N]
+    return Conv(matrix, bias, channels, width, stride, pad, taps, activation=activation)
+
+
+def over_time(weight: np.ndarray, bias: np.ndarray, dilation: int) -> Conv:
+    """From PyTorch's (N, C, K): K taps along B, windows of one."""
+    return Conv(np.ascontiguousarray(weight.transpose(2, 1, 0)), bias, weight.shape[1], taps=weight.shape[2], dilation=dilation)
+
+
+def linear(weight: np.ndarray, bias: np.ndarray, activation: str = "none") -> Conv:
+    """From PyTorch's (N, C) or (N, C, 1)."""
+    return convolution(weight.reshape(*weight.shape[:2], 1), bias, activation=activation)
+
+
+def transposed(weight: np.ndarray, bias: np.ndarray, *, stride: int, crop: int, activation: str = "none") -> Conv:
+    """From PyTorch's (C, N, K), or (C, N, K, 1), of a transposed convolution.
+
+    With m = ceil(K/stride), output positions g*stride ... + stride-1 get inputs g-m+1 ... g: a window of m inputs times a matrix of
+    stride*N columns. No overlap-add, and in a channels-last layout a row of the product is a row of the output.
+    """
+    weight = weight.reshape(*weight.shape[:3])
+    channels, outputs, kernel_size = weight.shape
+    m = -(-kernel_size // stride)
+    full = np.zeros((channels, outputs, m, stride), np.float32)
+    full.reshape(channels, outputs, m * stride)[..., :kernel_size] = weight
+    matrix = full[:, :, ::-1].transpose(2, 0, 3, 1).reshape(1, m * channels, stride * outputs)  # window position i holds input g-m+1+i
+    return Conv(matrix, np.tile(bias, stride), channels, m, 1, m - 1, upsample=stride, crop=crop, activation=activation)

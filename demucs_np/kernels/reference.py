@@ -1,0 +1,220 @@
+"""Every operation in plain NumPy: the specification of the compiled kernels, and a backend of its own to read and step through."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from .layer import EPS, Conv
+
+Array = np.ndarray
+
+
+@lru_cache(maxsize=8)
+def hann(n: int) -> Array:
+    """The periodic Hann window, computed in float64 and rounded once."""
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)).astype(np.float32)
+
+
+def sigmoid(x: Array) -> Array:
+    with np.errstate(over="ignore"):  # e^-x may be infinite: 1/inf is the right answer
+        return (1 / (1 + np.exp(-x))).astype(x.dtype)
+
+
+@np.vectorize
+def _erf(x: float) -> float:
+    return math.erf(x)
+
+
+def gelu(x: Array) -> Array:
+    """x/2 (1 + erf(x/sqrt(2))). The erf is interpolated (cubic Hermite, step 1/512, error 1e-12): NumPy has none."""
+    table, slope, step = _erf_table()
+    u = np.clip(x.astype(np.float64) / math.sqrt(2), -6, 6 - 1e-9)
+    at = np.nan_to_num((u + 6) / step).astype(np.int64)
+    t = (u + 6) / step - at
+    y0, y1, d0, d1 = table[at], table[at + 1], slope[at] * step, slope[at + 1] * step
+    erf = y0 + t * (d0 + t * (3 * (y1 - y0) - 2 * d0 - d1 + t * (2 * (y0 - y1) + d0 + d1)))
+    return (x * 0.5 * (1 + erf)).astype(x.dtype)
+
+
+@lru_cache(maxsize=1)
+def _erf_table() -> tuple[Array, Array, float]:
+    step = 1 / 512
+    u = np.arange(-6, 6 + 2 * step, step)
+    return _erf(u), 2 / math.sqrt(math.pi) * np.exp(-u * u), step
+
+
+def activate(z: Array, name: str) -> Array:
+    """`none`, `gelu`, `relu`, or `glu`: the first half of the channels times the sigmoid of the second."""
+    if name == "gelu":
+        return gelu(z)
+    if name == "relu":
+        return np.maximum(z, 0)
+    if name == "glu":
+        half = z.shape[-1] // 2
+        return np.asarray(z[..., :half] * sigmoid(z[..., half:]))
+    return z
+
+
+class Reference:
+    """The operations that models are made of. Nothing is changed in place: what `compiled` reuses, this returns anew."""
+
+    name = "numpy"
+
+    def prepare(self, conv: Conv) -> Conv:
+        """The layer as `conv` wants it."""
+        return conv
+
+    def free(self, *arrays: Array | None) -> None:
+        """These arrays are not needed any more."""
+
+    def reset(self) -> None:
+        """Forget a computation that was not finished."""
+
+    def copy(self, x: Array) -> Array:
+        """A copy that outlives changes to x."""
+        return x.copy()
+
+    def conv(
+        self,
+        x: Array,
+        conv: Conv,
+        *,
+        rows: int | None = None,
+        length: int | None = None,
+        skip: Array | None = None,
+        before: Array | None = None,
+        stats: Array | None = None,
+        scale: Array | None = None,
+        residual: Array | None = None,
+    ) -> Array:
+        """residual + scale * activation(norm(conv(x + skip) + bias) + before) -> [B, length, outputs].
+
+        x, skip: [B, L, C]; before, residual: as the result; stats: [L, 2] mean and 1/std of `conv.norm`; scale: [outputs].
+        `rows` windows along L (default: all that fit the padded input), `length` positions of the result (default: all).
+        """
+        rows, length = conv.extent(x.shape[1], rows, length)
+        if skip is not None:
+            x = x + skip
+        B, L, C = x.shape
+        right = max(0, (rows - 1) * conv.stride + conv.width - conv.pad - L)
+        padded = np.pad(x, ((0, 0), (conv.pad, right), (0, 0)))
+        windows = sliding_window_view(padded, conv.width, axis=1)[:, :: conv.stride][:, :rows]  # [B, L, C] -> [B, rows, C, width]
+        windows = windows.transpose(0, 1, 3, 2).reshape(B, rows, conv.width * C)  # -> [B, rows, width*C]
+        z = np.broadcast_to(conv.bias, (B, rows, conv.columns)).copy()
+        for tap in range(conv.taps):
+            db = (tap - conv.taps // 2) * conv.dilation
+            low, high = max(0, -db), min(B, B - db)
+            if low < high:
+                z[low:high] += np.matmul(windows[low + db : high + db], conv.matrix[tap])
+        if stats is not None and conv.norm is not None:
+            z = (z - stats[:, :1]) * stats[:, 1:] * conv.norm[0] + conv.norm[1]
+        if before is not None:
+            z = z + before.reshape(z.shape)
+        y = activate(z, conv.activation)
+        y = y.reshape(B, rows * conv.upsample, conv.outputs)[:, conv.crop : conv.crop + length]
+        if y.shape[1] < length:
+            raise ValueError(f"{length} positions asked of {y.shape[1]}")
+        if residual is not None:
+            y = residual + (y if scale is None else scale * y)
+        return np.ascontiguousarray(y, np.float32)
+
+    def normalize(self, x: Array) -> tuple[Array, float, float]:
+        """(x - mean) / (1e-5 + std), mean and std (unbiased) over the whole array, and both."""
+        mean = float(np.mean(x, dtype=np.float64))
+        std = float(np.std(x, dtype=np.float64, ddof=1)) if x.size > 1 else math.nan
+        return ((x - np.float32(mean)) * np.float32(1 / (1e-5 + std))).astype(np.float32), mean, std
+
+    def add_table(self, x: Array, table: Array) -> Array:
+        """x[B, ...] + table[...]."""
+        return np.asarray(x + table)
+
+    def activate(self, x: Array, name: str) -> Array:
+        return activate(x, name)
+
+    def group_norm(
+        self, x: Array, groups: int, weight: Array, bias: Array, *, activation: str = "none", crop: int = 0, length: int | None = None
+    ) -> Array:
+        """activation(GroupNorm(x[B, L, C])), statistics over (B, L, C/groups) -> the rows crop ... crop + length of L."""
+        B, L, C = x.shape
+        length = L if length is None else length
+        z = x.reshape(B * L, groups, C // groups).astype(np.float64)
+        mean, variance = z.mean(axis=(0, 2), keepdims=True), z.var(axis=(0, 2), keepdims=True)
+        z = ((z - mean) / np.sqrt(variance + EPS)).reshape(B, L, C) * weight + bias
+        return np.ascontiguousarray(activate(z[:, crop : crop + length].astype(np.float32), activation))
+
+    def layer_norm(self, x: Array, weight: Array, bias: Array) -> Array:
+        """LayerNorm over the last axis."""
+        z = x.astype(np.float64)
+        z = (z - z.mean(axis=-1, keepdims=True)) / np.sqrt(z.var(axis=-1, keepdims=True) + EPS)
+        return np.asarray((z * weight + bias).astype(np.float32))
+
+    def norm_gelu(self, x: Array, weight: Array, bias: Array) -> Array:
+        """GELU(GroupNorm(1)) of each row of L by itself: statistics of x[B, L, C] over (B, C)."""
+        z = x.astype(np.float64)
+        z = (z - z.mean(axis=(0, 2), keepdims=True)) / np.sqrt(z.var(axis=(0, 2), keepdims=True) + EPS)
+        return gelu((z * weight + bias).astype(np.float32))
+
+    def projected_stats(self, x: Array, conv: Conv) -> Array:
+        """Mean and 1/std, over (B, N), of the 1x1 convolution of x[B, L, C] that `conv` is, for each row of L -> [L, 2]."""
+        z = (np.matmul(x, conv.matrix[0]) + conv.bias).astype(np.float64)
+        return np.stack([z.mean(axis=(0, 2)), 1 / np.sqrt(z.var(axis=(0, 2)) + EPS)], axis=1).astype(np.float32)
+
+    def attention(self, q: Array, k: Array, v: Array, heads: int) -> Array:
+        """softmax(q_h k_h' / sqrt(C/heads)) v_h for each slice of C/heads channels; q [N, C], k and v [S, C] -> [N, C]."""
+        (N, C), S = q.shape, k.shape[0]
+        qh, kh, vh = (a.reshape(-1, heads, C // heads).transpose(1, 0, 2) for a in (q, k, v))  # [N, C] -> [heads, N, C/heads]
+        out = np.empty((N, C), np.float32)
+        step = max(1, 2**22 // (heads * S))
+        for n in range(0, N, step):
+            scores = np.matmul(qh[:, n : n + step], kh.transpose(0, 2, 1)) * np.float32(1 / math.sqrt(C // heads))
+            weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            weights /= weights.sum(axis=-1, keepdims=True)
+            out[n : n + step] = np.matmul(weights, vh).transpose(1, 0, 2).reshape(-1, C)
+        return out
+
+    def stft(self, x: Array, n_fft: int, hop: int, frames: int) -> Array:
+        """x[channels, samples] -> [frames, n_fft/2, 2*channels]: real and imaginary part of each channel, / sqrt(n_fft), last bin dropped."""
+        windows = sliding_window_view(x, n_fft, axis=1)[:, ::hop][:, :frames] * hann(n_fft)  # [C, frames, n_fft]
+        z = np.fft.rfft(windows)[..., :-1] * np.float32(1 / math.sqrt(n_fft))
+        z = np.stack([z.real, z.imag], axis=-1)  # [C, frames, F, 2]
+        return np.ascontiguousarray(z.transpose(1, 2, 0, 3).reshape(frames, n_fft // 2, -1), np.float32)
+
+    def istft(
+        self,
+        z: Array,
+        n_fft: int,
+        hop: int,
+        offset: int,
+        envelope: Array,
+        *,
+        scale: float = 1,
+        shift: float = 0,
+        time: Array | None = None,
+        time_scale: float = 1,
+        time_shift: float = 0,
+    ) -> Array:
+        """Inverse STFT of z[frames, n_fft/2, 2*signals]*scale + shift, plus time[samples, signals]*time_scale + time_shift.
+
+        Frame t begins at sample t*hop + offset; envelope[samples] is 1 / (sum of squared windows). The missing last bin is zero, and
+        the imaginary part of bin 0 is ignored -> [signals, samples].
+        """
+        frames, bins, channels = z.shape
+        samples = envelope.size
+        pairs = (z * np.float32(scale) + np.float32(shift)).reshape(frames, bins, channels // 2, 2)
+        spectrum = np.zeros((frames, bins + 1, channels // 2), np.complex64)
+        spectrum[:, :bins] = pairs[..., 0] + 1j * pairs[..., 1]
+        spectrum[:, 0].imag = 0
+        signal = np.fft.irfft(spectrum, n=n_fft, axis=1) * (hann(n_fft) * np.float32(math.sqrt(n_fft)))[:, None]  # [frames, n_fft, signals]
+        lead = max(0, -offset)
+        total = np.zeros((lead + max(samples, offset + (frames - 1) * hop + n_fft), channels // 2), np.float32)
+        for t in range(frames):
+            start = lead + offset + t * hop
+            total[start : start + n_fft] += signal[t]
+        out = total[lead : lead + samples] * envelope[:, None]
+        if time is not None:
+            out = out + (time * np.float32(time_scale) + np.float32(time_shift))
+        return np.ascontiguousarray(out.T, np.float32)

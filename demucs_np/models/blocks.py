@@ -1,0 +1,264 @@
+"""The layers of the U-Nets: encoder and decoder layers of both branches, their residual branches, and the split into frequency bands.
+
+Axes: T time, F frequency, C channels. A frequency layer works on (T, F, C) and convolves along F; a time layer works on (1, T, C) and
+convolves along T. Reference: `demucs.hdemucs` (HEncLayer, HDecLayer, MultiWrap) and `demucs.demucs` (DConv).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..kernels.layer import Conv, convolution, linear, over_time, transposed
+from ..kernels.reference import Reference
+from ..tracing import tap
+
+Array = np.ndarray
+Tensors = Mapping[str, Array]
+
+
+def scope(tensors: Tensors, prefix: str) -> dict[str, Array]:
+    """The tensors whose names begin with `prefix.`, without it."""
+    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}
+
+
+@dataclass(frozen=True)
+class GroupNorm:
+    """GroupNorm of `groups` over (B, L, C/groups) of an array [B, L, C]."""
+
+    groups: int
+    weight: Array  # [C]
+    bias: Array  # [C]
+
+    @staticmethod
+    def of(tensors: Tensors, name: str, groups: int) -> GroupNorm | None:
+        """The norm stored under `name`, None if there is none."""
+        return GroupNorm(groups, tensors[f"{name}.weight"], tensors[f"{name}.bias"]) if f"{name}.weight" in tensors else None
+
+    def __call__(self, ops: Reference, x: Array, activation: str = "none", crop: int = 0, length: int | None = None) -> Array:
+        y = ops.group_norm(x, self.groups, self.weight, self.bias, activation=activation, crop=crop, length=length)
+        ops.free(x)
+        return y
+
+
+class DConv:
+    """Residual branch over time: per depth a dilated convolution to few channels, norm, GELU, a 1x1 convolution back, norm, GLU, scale.
+
+    Norms take their statistics over (T, C) of each frequency row by itself. Reference: `demucs.demucs.DConv`.
+    """
+
+    def __init__(self, ops: Reference, tensors: Tensors, depth: int) -> None:
+        self.ops = ops
+        self.layers = []
+        for d in range(abs(depth)):
+            w = scope(tensors, f"layers.{d}")
+            shrink = ops.prepare(over_time(w["0.weight"], w["0.bias"], 2**d if depth > 0 else 1))
+            expand = linear(w["3.weight"], w["3.bias"], "glu")
+            expand = ops.prepare(replace(expand, norm=(w["4.weight"], w["4.bias"])))
+            self.layers.append((shrink, (w["1.weight"], w["1.bias"]), expand, w["6.scale"]))
+
+    def __call__(self, x: Array) -> Array:
+        ops = self.ops
+        for shrink, (weight, bias), expand, scale in self.layers:
+            h = ops.conv(x, shrink)  # [T, F, C] -> [T, F, C/compress]
+            h = ops.norm_gelu(h, weight, bias)
+            stats = ops.projected_stats(h, expand)  # [F, 2]
+            x = ops.conv(h, expand, stats=stats, scale=scale, residual=x)  # -> [T, F, C]
+            ops.free(h)
+        return x
+
+
+class EncoderLayer:
+    """Strided convolution, GELU, DConv, and a 1x1 convolution with GLU ("rewrite"); `empty` has the convolution alone."""
+
+    def __init__(
+        self,
+        ops: Reference,
+        tensors: Tensors,
+        path: str,
+        *,
+        freq: bool,
+        stride: int,
+        pad: int,
+        groups: int,
+        context: int,
+        dconv_depth: int,
+        empty: bool = False,
+    ) -> None:
+        self.ops, self.path, self.freq, self.stride, self.empty = ops, path, freq, stride, empty
+        self.norm1, self.norm2 = GroupNorm.of(tensors, "norm1", groups), GroupNorm.of(tensors, "norm2", groups)
+        activation = "none" if self.norm1 or self.empty else "gelu"
+        self.conv = convolution(tensors["conv.weight"], tensors["conv.bias"], stride=stride, pad=pad, activation=activation)
+        self.kernel_size = self.conv.width
+        self.conv = ops.prepare(self.conv)
+        self.rewrite: Conv | None = None
+        if "rewrite.weight" in tensors:
+            self.rewrite = ops.prepare(
+                convolution(tensors["rewrite.weight"], tensors["rewrite.bias"], pad=context, activation="none" if self.norm2 else "glu")
+            )
+        residual = scope(tensors, "dconv")
+        self.dconv = DConv(ops, residual, dconv_depth) if residual else None
+
+    def __call__(self, x: Array, inject: Array | None = None) -> Array:
+        """x: [T, F, C_in] or [1, T, C_in]; inject: the time branch's output, added before the first norm and GELU."""
+        rows = None if self.freq else -(-x.shape[1] // self.stride) + (2 * self.conv.pad - self.kernel_size) // self.stride + 1
+        return self.bands(self.conv, x, rows, inject)
+
+    def bands(self, conv: Conv, x: Array, rows: int | None, inject: Array | None = None) -> Array:
+        """The layer with `conv` for its convolution, whose padding depends on the band. Frees x only if it is a buffer of the engine."""
+        ops = self.ops
+        y = ops.conv(x, conv, rows=rows, before=inject)  # [T, F, C_in] -> [T, F/stride, C]
+        if self.empty:
+            return y
+        if self.norm1:
+            y = self.norm1(ops, y, "gelu")
+        if self.dconv:
+            y = self.residual(y)
+        if not self.rewrite:
+            return y
+        z = ops.conv(y, self.rewrite)  # [T, F, C] -> [T, F, C], or before norm2 and GLU [T, F, 2C]
+        ops.free(y)
+        return self.norm2(ops, z, "glu") if self.norm2 else z
+
+    def residual(self, y: Array) -> Array:
+        assert self.dconv is not None
+        z = self.dconv(y if self.freq else y.reshape(-1, 1, y.shape[2])).reshape(y.shape)  # a time layer is [T, 1, C] here
+        return tap(f"{self.path}.dconv", z, "TFC" if self.freq else "TC")
+
+
+class DecoderLayer:
+    """Skip added, 3x3 or 3-wide convolution with GLU ("rewrite"), DConv, and the transposed convolution with GELU (not the last layer)."""
+
+    def __init__(
+        self,
+        ops: Reference,
+        tensors: Tensors,
+        path: str,
+        *,
+        freq: bool,
+        stride: int,
+        pad: int,
+        groups: int,
+        context: int,
+        dconv_depth: int,
+        last: bool,
+        empty: bool = False,
+    ) -> None:
+        self.ops, self.path, self.freq, self.stride, self.pad, self.last, self.empty = ops, path, freq, stride, pad, last, empty
+        self.norm1, self.norm2 = GroupNorm.of(tensors, "norm1", groups), GroupNorm.of(tensors, "norm2", groups)
+        self.kernel_size = tensors["conv_tr.weight"].shape[2]
+        self.bias = tensors["conv_tr.bias"]
+        plain = last or self.norm2 is not None
+        self.conv_tr = ops.prepare(
+            transposed(
+                tensors["conv_tr.weight"],
+                tensors["conv_tr.bias"],
+                stride=stride,
+                crop=0 if self.norm2 else pad,
+                activation="none" if plain else "gelu",
+            )
+        )
+        self.rewrite: Conv | None = None
+        if "rewrite.weight" in tensors:
+            weight = tensors["rewrite.weight"]
+            self.rewrite = ops.prepare(
+                convolution(
+                    weight, tensors["rewrite.bias"], pad=context if weight.shape[2] > 1 else 0, activation="none" if self.norm1 else "glu"
+                )
+            )
+        residual = scope(tensors, "dconv")
+        self.dconv = DConv(ops, residual, dconv_depth) if residual else None
+
+    def before_upsampling(self, x: Array | None, skip: Array | None) -> Array:
+        """All but the transposed convolution. x None stands for zeros. Frees skip, and x unless it is returned."""
+        ops = self.ops
+        if x is None:
+            x, skip = skip, None
+        assert x is not None
+        if self.rewrite:
+            y = ops.conv(x, self.rewrite, skip=skip)  # [T, F, C] -> [T, F, C], or before norm1 and GLU [T, F, 2C]
+            ops.free(x, skip)
+            if self.norm1:
+                y = self.norm1(ops, y, "glu")
+        else:
+            y = x
+            if skip is not None:
+                y = ops.add_table(x, skip)
+                ops.free(skip)
+        if self.dconv:
+            z = self.dconv(y if self.freq else y.reshape(-1, 1, y.shape[2])).reshape(y.shape)
+            y = tap(f"{self.path}.dconv", z, "TFC" if self.freq else "TC")
+        return y
+
+    def upsample(self, y: Array, length: int) -> Array:
+        """The transposed convolution, its norm, crop to `length` steps of time or rows of frequency, and GELU."""
+        full = (y.shape[1] - 1) * self.stride + self.kernel_size
+        if not self.norm2:
+            return self.ops.conv(y, self.conv_tr, length=length)  # [T, F, C] -> [T, F*stride, C_out]
+        z = self.ops.conv(y, self.conv_tr, length=full)
+        return self.norm2(self.ops, z, "none" if self.last else "gelu", crop=self.pad, length=length)
+
+
+class BandedEncoder:
+    """An encoder layer of its own for each of several frequency bands. Reference: `demucs.hdemucs.MultiWrap`."""
+
+    freq = True
+
+    def __init__(self, layers: list[EncoderLayer], ratios: tuple[float, ...]) -> None:
+        self.layers, self.ratios = layers, (*ratios, 1)
+
+    def __call__(self, x: Array, inject: Array | None = None) -> Array:
+        F, start, bands = x.shape[1], 0, []
+        for ratio, layer in zip(self.ratios, self.layers, strict=True):
+            kernel_size, stride, pad = layer.kernel_size, layer.stride, layer.kernel_size // 4
+            left, right = pad if start == 0 else 0, pad if ratio == 1 else 0
+            limit = F
+            if ratio != 1:
+                size = round(F * ratio) - start + left
+                frames = round((size - kernel_size) / stride + 1)
+                limit = start + (frames - 1) * stride + kernel_size - left
+            rows = (limit - start + left + right - kernel_size) // stride + 1
+            bands.append(layer.bands(replace(layer.conv, pad=left), np.ascontiguousarray(x[:, start:limit]), rows))
+            start = limit - kernel_size + stride
+        y = np.concatenate(bands, axis=1)  # [T, F/stride, C]
+        layer.ops.free(*bands)
+        return y
+
+
+class BandedDecoder:
+    """A decoder layer for each frequency band; bands overlap by a stride where they meet. Reference: `demucs.hdemucs.MultiWrap`."""
+
+    freq = True
+
+    def __init__(self, layers: list[DecoderLayer], ratios: tuple[float, ...], last: bool) -> None:
+        self.layers, self.ratios, self.last = layers, (*ratios, 1), last
+
+    def before_upsampling(self, x: Array | None, skip: Array) -> Array:
+        F, start, bands = skip.shape[1], 0, []
+        for ratio, layer in zip(self.ratios, self.layers, strict=True):
+            limit = F if ratio == 1 else round(F * ratio)
+            part = None if x is None else np.ascontiguousarray(x[:, start:limit])
+            bands.append(layer.before_upsampling(part, np.ascontiguousarray(skip[:, start:limit])))
+            start = limit
+        y = np.concatenate(bands, axis=1)  # [T, F, C]
+        layer.ops.free(x, skip, *bands)
+        return y
+
+    def upsample(self, y: Array, length: int) -> Array:
+        F, start, first = y.shape[1], 0, self.layers[0]
+        stride, crop = first.stride, first.stride // 2
+        total = np.zeros((y.shape[0], (F - 1) * stride + first.kernel_size, first.bias.size), np.float32)
+        for ratio, layer in zip(self.ratios, self.layers, strict=True):
+            limit = F if ratio == 1 else round(F * ratio)
+            rows = (limit - start - 1) * stride + first.kernel_size
+            z = layer.upsample(np.ascontiguousarray(y[:, start:limit]), rows)  # uncropped
+            at = start * stride
+            total[:, at : at + rows] += z
+            if start:
+                total[:, at : at + stride] -= layer.bias  # it counts twice where the bands meet
+            layer.ops.free(z)
+            start = limit
+        total = np.ascontiguousarray(total[:, crop : crop + length])
+        return total if self.last else first.ops.activate(total, "gelu")

@@ -1,0 +1,221 @@
+"""Hybrid Transformer Demucs: a U-Net over the spectrogram and one over the waveform, joined by a transformer.
+
+Read `forward` first. Axes: T time, F frequency, C channels; (T, F, C) in the frequency branch, (1, T, C) in the time branch.
+Reference: `demucs.htdemucs.HTDemucs`; papers: Défossez 2021 (hybrid), Rouard et al. 2023 (transformer).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import AudioError, UsageError
+from ..kernels import operations
+from ..kernels.layer import linear
+from ..tracing import tap, tracing
+from . import spectral
+from .blocks import Array, BandedDecoder, BandedEncoder, DecoderLayer, EncoderLayer, Tensors, scope
+from .config import HDemucsConfig, HTDemucsConfig, HybridLayer
+from .transformer import CrossTransformer
+
+
+class Hybrid:
+    """The two U-Nets, as HTDemucs and HDemucs share them."""
+
+    def __init__(self, config: HTDemucsConfig | HDemucsConfig, tensors: Tensors, backend: str = "numba") -> None:
+        self.config, self.backend = config, backend
+        self.sources, self.samplerate, self.audio_channels = config.sources, config.samplerate, config.audio_channels
+        self.segment = config.segment
+        self.ops = operations(backend)
+        self.encoder, self.tencoder, self.decoder, self.tdecoder = [], [], [], []  # type: ignore[var-annotated]
+        plan = config.layers()
+        for at, level in enumerate(plan):
+            back = len(plan) - 1 - at
+            self.encoder.append(self._encoder(scope(tensors, f"encoder.{at}"), f"encoder.{at}", level))
+            self.decoder.insert(0, self._decoder(scope(tensors, f"decoder.{back}"), f"decoder.{back}", level))
+            if level.time:
+                self.tencoder.append(self._tencoder(scope(tensors, f"tencoder.{at}"), f"tencoder.{at}", level))
+        times = len(self.tencoder)
+        for at in range(times):
+            name = f"tdecoder.{at}"
+            self.tdecoder.append(self._tdecoder(scope(tensors, name), name, plan[times - 1 - at]))
+        self.frequency_table: Array | None = None
+        if "freq_emb.embedding.weight" in tensors:
+            assert config.freq_emb is not None
+            embedding = tensors["freq_emb.embedding.weight"].astype(np.float64) * float(config.emb_scale) * float(config.freq_emb)
+            self.frequency_table = embedding.astype(np.float32)  # [F, C]
+
+    def _layer(self, level: HybridLayer, freq: bool) -> dict[str, Any]:
+        stride, pad = (level.stride, level.pad) if freq or not level.time else (self.config.stride, self.config.kernel_size // 4)
+        return {"freq": freq, "stride": stride, "pad": pad, "groups": self.config.norm_groups, "dconv_depth": self.config.dconv_depth}
+
+    def _encoder(self, tensors: Tensors, path: str, level: HybridLayer) -> EncoderLayer | BandedEncoder:
+        settings = self._layer(level, level.freq) | {"context": self.config.context_enc}
+        if not level.bands:
+            return EncoderLayer(self.ops, tensors, path, **settings)
+        bands = [EncoderLayer(self.ops, scope(tensors, f"layers.{k}"), f"{path}.layers.{k}", **settings) for k in range(level.bands)]
+        return BandedEncoder(bands, self.config.multi_freqs or ())
+
+    def _tencoder(self, tensors: Tensors, path: str, level: HybridLayer) -> EncoderLayer:
+        settings = self._layer(level, False) | {"context": self.config.context_enc}
+        return EncoderLayer(self.ops, tensors, path, empty=level.last_freq, **settings)
+
+    def _decoder(self, tensors: Tensors, path: str, level: HybridLayer) -> DecoderLayer | BandedDecoder:
+        settings = self._layer(level, level.freq) | {"context": self.config.context, "last": level.index == 0}
+        if not level.bands:
+            return DecoderLayer(self.ops, tensors, path, **settings)
+        settings |= {"pad": 0, "last": True}  # cropped and activated when the bands are joined
+        bands = [DecoderLayer(self.ops, scope(tensors, f"layers.{k}"), f"{path}.layers.{k}", **settings) for k in range(level.bands)]
+        return BandedDecoder(bands, self.config.multi_freqs or (), level.index == 0)
+
+    def _tdecoder(self, tensors: Tensors, path: str, level: HybridLayer) -> DecoderLayer:
+        settings = self._layer(level, False) | {"context": self.config.context, "last": level.index == 0}
+        return DecoderLayer(self.ops, tensors, path, empty=level.last_freq, **settings)
+
+    @property
+    def max_segment(self) -> Any:
+        """The longest segment in seconds that the model takes; None: any."""
+        return None
+
+    def valid_length(self, length: int) -> int:
+        """The length to pad `length` samples to."""
+        return length
+
+    def __call__(self, mix: Array) -> Array:
+        """Separate: float32 (batch, channels, samples) -> (batch, sources, channels, samples).
+
+        Raises AudioError for NaN or infinite samples, UsageError for another number of channels or a longer segment than allowed.
+        """
+        mix = np.ascontiguousarray(mix, np.float32)
+        if mix.ndim != 3 or mix.shape[1] != self.audio_channels or mix.shape[2] == 0:
+            raise UsageError(f"the mix has shape {mix.shape}; the model takes (batch, {self.audio_channels}, samples)")
+        if not np.isfinite(mix).all():
+            raise AudioError("the audio has NaN or infinite samples; repair or re-export it")
+        try:
+            return np.stack([self.forward(item) for item in mix])
+        finally:
+            self.ops.reset()
+
+    def forward(self, mix: Array) -> Array:
+        """mix [channels, n] -> [sources, channels, n]."""
+        ops, n = self.ops, mix.shape[1]
+        z = self.spectrogram(mix)  # [channels, n] -> [T, F, 2*channels]
+        x, mean, std = ops.normalize(z if self.config.cac else spectral.magnitude(z))  # [T, F, C]
+        xt, mean_t, std_t = ops.normalize(np.ascontiguousarray(mix.T)[None])  # [1, n, channels]
+
+        inputs = (x, xt)
+        skips, skips_t, lengths, lengths_t = [], [], [], []
+        inject = None
+        for index, encode in enumerate(self.encoder):
+            if index < len(self.tencoder):
+                lengths_t.append(xt.shape[1])
+                xt = tap(f"tencoder.{index}", self.tencoder[index](xt), "TC")  # [1, T, C] -> [1, T/stride, C']
+                if self.tencoder[index].empty:
+                    inject = xt  # the time branch has reached the frequency branch's stride and joins it
+                else:
+                    skips_t.append(xt)
+            if not encode.freq:
+                x = x.reshape(1, -1, x.shape[2])  # [T, 1, C] -> [1, T, C]
+            lengths.append(x.shape[1])
+            joins = inject is not None and index == len(self.tencoder) - 1
+            x = tap(f"encoder.{index}", encode(x, inject if joins else None), "TFC" if encode.freq else "TC")  # -> [T, F/stride, C']
+            if index == 0:
+                ops.free(*inputs)
+                if self.frequency_table is not None:
+                    x = ops.add_table(x, self.frequency_table)
+            skips.append(x)
+
+        x, xt = self.bottom(x, xt)
+        ops.free(inject)
+
+        parts_at = len(self.decoder) - len(self.tdecoder)  # from this decoder layer on there is a time layer beside it
+        for index, decode in enumerate(self.decoder):
+            skip, length = skips.pop(), lengths.pop()
+            x = x if x is None else x.reshape(skip.shape)  # where the branches part, [1, T, C] -> [T, 1, C]
+            pre = decode.before_upsampling(x, skip)  # [T, F, C] -> [T, F, C]
+            x = tap(f"decoder.{index}", decode.upsample(pre, length), "TFC" if decode.freq else "TC")  # -> [T, F*stride, C']
+            if index >= parts_at:
+                tdecode, length = self.tdecoder[index - parts_at], lengths_t.pop()
+                if tdecode.empty:
+                    ops.free(xt)
+                    xt = tdecode.upsample(pre.reshape(1, -1, pre.shape[2]), length)  # [T, 1, C] -> [1, T*stride, C']
+                else:
+                    pre_t = tdecode.before_upsampling(xt, skips_t.pop())
+                    xt = tdecode.upsample(pre_t, length)  # [1, T, C] -> [1, T*stride, C']
+                    ops.free(pre_t)
+                xt = tap(f"tdecoder.{index - parts_at}", xt, "TC")
+            ops.free(pre)
+
+        if not self.config.cac:
+            x = spectral.mask(ops, z, x * np.float32(std) + np.float32(mean), self.config.wiener_iters, self.config.wiener_residual)
+            std, mean = 1.0, 0.0
+        y = self.waveform(x, n, scale=std, shift=mean, time=xt, time_scale=std_t, time_shift=mean_t)  # [sources*channels, n]
+        ops.free(z, x, xt)
+        return y.reshape(len(self.sources), -1, n)
+
+    def bottom(self, x: Array, xt: Array) -> tuple[Array | None, Array | None]:
+        """Between encoder and decoder. Both arguments stay in use as skips. None stands for zeros."""
+        raise NotImplementedError
+
+    def spectrogram(self, mix: Array) -> Array:
+        return spectral.spectrogram(self.ops, mix, self.config.nfft)
+
+    def waveform(self, z: Array, n: int, **affine: Any) -> Array:
+        return spectral.waveform(self.ops, z, self.config.nfft, n, **affine)
+
+
+class HTDemucs(Hybrid):
+    """Hybrid Transformer Demucs, ready to separate. `tensors`: every parameter under its name in the reference's state."""
+
+    config: HTDemucsConfig
+
+    def __init__(self, config: HTDemucsConfig, tensors: Tensors, backend: str = "numba") -> None:
+        super().__init__(config, tensors, backend)
+        self.resample = {
+            name: self.ops.prepare(linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"]))
+            for name in ("channel_upsampler", "channel_upsampler_t", "channel_downsampler", "channel_downsampler_t")
+            if f"{name}.weight" in tensors
+        }
+        self.transformer = CrossTransformer(self.ops, scope(tensors, "crosstransformer"), config) if config.t_layers else None
+
+    @property
+    def max_segment(self) -> Any:
+        return self.segment if self.config.use_train_segment else None
+
+    def valid_length(self, length: int) -> int:
+        """The training length, or `length` itself if the model was not made to keep to it. Raises UsageError if it is exceeded."""
+        if not self.config.use_train_segment:
+            return length
+        longest = int(self.segment * self.samplerate)
+        if length > longest:
+            raise UsageError(f"a segment of {length} samples is longer than the {longest} ({float(self.segment):g} s) the model was made for")
+        return longest
+
+    def forward(self, mix: Array) -> Array:
+        n = mix.shape[1]
+        padded = np.pad(mix, ((0, 0), (0, self.valid_length(n) - n)))
+        return super().forward(padded)[..., :n]
+
+    def bottom(self, x: Array, xt: Array) -> tuple[Array, Array]:
+        """The transformer, between 1x1 convolutions to and from its width if the configuration has them."""
+        if self.transformer is None:
+            return self.ops.copy(x), self.ops.copy(xt)
+        if self.resample:
+            x, xt = self._channels(x, "channel_upsampler"), self._channels(xt, "channel_upsampler_t")
+        else:
+            x, xt = self.ops.copy(x), self.ops.copy(xt)
+        x, xt = self.transformer(x, xt)  # [T, F, C], [1, T', C]
+        if self.resample:
+            wide, wide_t = x, xt
+            x, xt = self._channels(x, "channel_downsampler"), self._channels(xt, "channel_downsampler_t")
+            self.ops.free(wide, wide_t)
+        return x, xt
+
+    def _channels(self, x: Array, name: str) -> Array:
+        y = self.ops.conv(x, self.resample[name])
+        if tracing():
+            # the reference flattens (F, T) in this order: [T, F, C] -> [1, F*T, C]
+            flat = np.ascontiguousarray(y.transpose(1, 0, 2)).reshape(1, -1, y.shape[2]) if not name.endswith("_t") else y
+            tap(name, flat, "TC")
+        return y

@@ -1,0 +1,63 @@
+"""From samples to the spectrogram and back, in the hybrid models. Reference: `_spec`, `_ispec`, `_magnitude`, `_mask` of HTDemucs."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from ..kernels.reference import Array, Reference, hann
+
+
+def pad_reflect(x: Array, left: int, right: int) -> Array:
+    """Reflect-pad x [C, n]; where x is too short for it, zeros are appended first, and reflected too. Reference: `pad1d`."""
+    n = x.shape[1]
+    longest = max(left, right)
+    if n <= longest:
+        extra = longest - n + 1
+        extra_right = min(right, extra)
+        extra_left = extra - extra_right
+        x = np.pad(x, ((0, 0), (extra_left, extra_right)))
+        left, right = left - extra_left, right - extra_right
+    return np.pad(x, ((0, 0), (left, right)), mode="reflect")
+
+
+def spectrogram(ops: Reference, mix: Array, n_fft: int) -> Array:
+    """mix [C, n] -> [ceil(n/hop), n_fft/2, 2C]: frame t is centred on samples t*hop ... (t+1)*hop; complex numbers as two channels."""
+    hop, n = n_fft // 4, mix.shape[1]
+    frames = -(-n // hop)
+    pad = hop // 2 * 3
+    padded = pad_reflect(mix, pad, pad + frames * hop - n)  # [C, n] -> [C, (frames + 3)*hop]
+    return ops.stft(padded, n_fft, hop, frames)
+
+
+@lru_cache(maxsize=4)
+def inverse_envelope(n_fft: int, n: int) -> Array:
+    """1 / (sum of the squared windows over each sample), which is constant: the frames beyond both ends count, though they are zero."""
+    window = hann(n_fft).astype(np.float64) ** 2
+    total = window.reshape(4, -1).sum(axis=0)  # [hop]
+    return np.resize(1 / np.roll(total, -(n_fft // 8)), n).astype(np.float32)
+
+
+def waveform(ops: Reference, z: Array, n_fft: int, n: int, **affine: object) -> Array:
+    """Inverse of `spectrogram`: z [frames, n_fft/2, 2*signals] -> [signals, n]. `affine`: see `Reference.istft`."""
+    hop = n_fft // 4
+    return ops.istft(z, n_fft, hop, -(hop // 2 * 3), inverse_envelope(n_fft, n), **affine)  # type: ignore[arg-type]
+
+
+def magnitude(z: Array) -> Array:
+    """|z|: [T, F, 2C] -> [T, F, C]."""
+    pairs = z.reshape(*z.shape[:2], -1, 2)
+    return np.ascontiguousarray(np.hypot(pairs[..., 0], pairs[..., 1]))
+
+
+def mask(ops: Reference, z: Array, m: Array, wiener_iters: int, wiener_residual: bool) -> Array:
+    """The sources' spectrograms from the mixture's z [T, F, 2C] and the predicted magnitudes m [T, F, S*C] -> [T, F, 2*S*C].
+
+    Negative `wiener_iters`: the mixture's phase at the predicted magnitude; else Wiener filtering.
+    """
+    T, F, C = z.shape[0], z.shape[1], z.shape[2] // 2
+    if wiener_iters < 0:
+        unit = z.reshape(T, F, 1, C, 2) / (np.float32(1e-8) + magnitude(z).reshape(T, F, 1, C, 1))
+        return np.ascontiguousarray((unit * m.reshape(T, F, -1, C, 1)).reshape(T, F, -1), np.float32)
+    return ops.wiener(z, m, wiener_iters, wiener_residual)

@@ -1,0 +1,170 @@
+"""The cross-domain transformer between encoder and decoder: self- and cross-attention layers in turn, for both branches at once.
+
+Axes: N tokens (time, or time and frequency: token t*F + f), C channels. Reference: `demucs.transformer`.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from ..kernels.layer import linear
+from ..kernels.reference import Reference
+from ..tracing import tap
+from .blocks import Array, GroupNorm, Tensors, scope
+from .config import HTDemucsConfig
+
+
+@lru_cache(maxsize=4)
+def positions_2d(T: int, F: int, C: int, max_period: float, weight: float) -> Array:
+    """Sines and cosines of time in the first half of the channels, of frequency in the second -> [T*F, C]."""
+    half = C // 2
+    rate = np.exp(np.arange(0.0, half, 2) * -(math.log(max_period) / half))  # [C/4]
+    table = np.zeros((T, F, C))
+    time, frequency = np.arange(T)[:, None] * rate, np.arange(F)[:, None] * rate
+    table[:, :, 0:half:2], table[:, :, 1:half:2] = np.sin(time)[:, None], np.cos(time)[:, None]
+    table[:, :, half::2], table[:, :, half + 1 :: 2] = np.sin(frequency), np.cos(frequency)
+    return (weight * table).reshape(T * F, C).astype(np.float32)
+
+
+@lru_cache(maxsize=4)
+def positions_1d(T: int, C: int, max_period: float, centered: bool, weight: float) -> Array:
+    """Cosines, then sines, of time; `centered` counts it from the middle ("cape" in evaluation) -> [T, C]."""
+    half = C // 2
+    time = np.arange(T) - (T - 1) / 2 if centered else np.arange(float(T))
+    with np.errstate(invalid="ignore", divide="ignore"):  # two channels divide by half - 1 = 0, as the reference does
+        phase = time[:, None] / max_period ** (np.arange(half) / (half - 1) if half > 1 else np.full(half, np.nan))
+    return (weight * np.concatenate([np.cos(phase), np.sin(phase)], axis=1)).astype(np.float32)
+
+
+class Norm:
+    """LayerNorm of each token, or GroupNorm over all tokens where the configuration says so."""
+
+    def __init__(self, ops: Reference, tensors: Tensors, name: str, groups: int = 0) -> None:
+        self.ops, self.weight, self.bias, self.groups = ops, tensors[f"{name}.weight"], tensors[f"{name}.bias"], groups
+
+    def __call__(self, x: Array) -> Array:  # [1, N, C] -> [1, N, C]
+        if self.groups:
+            return self.ops.group_norm(x, self.groups, self.weight, self.bias)
+        return self.ops.layer_norm(x, self.weight, self.bias)
+
+
+class TransformerLayer:
+    """Attention and feed-forward, each with norm, scale and residual. With `cross`, keys and values come from the other branch.
+
+    Reference: MyTransformerEncoderLayer and CrossTransformerEncoderLayer.
+    """
+
+    def __init__(self, ops: Reference, tensors: Tensors, config: HTDemucsConfig, *, cross: bool) -> None:
+        self.ops, self.cross, self.norm_first, self.heads = ops, cross, config.t_norm_first, config.t_heads
+        attention = scope(tensors, "cross_attn" if cross else "self_attn")
+        weight, bias = attention["in_proj_weight"], attention["in_proj_bias"]
+        C = weight.shape[1]
+        if cross:
+            self.query = ops.prepare(linear(weight[:C], bias[:C]))
+            self.key_value = ops.prepare(linear(weight[C:], bias[C:]))
+        else:
+            self.query_key_value = ops.prepare(linear(weight, bias))
+        self.project = ops.prepare(linear(attention["out_proj.weight"], attention["out_proj.bias"]))
+        self.widen = ops.prepare(linear(tensors["linear1.weight"], tensors["linear1.bias"], "gelu" if config.t_gelu else "relu"))
+        self.narrow = ops.prepare(linear(tensors["linear2.weight"], tensors["linear2.bias"]))
+        groups = int(config.t_group_norm)
+        self.norm1, self.norm2 = Norm(ops, tensors, "norm1", groups), Norm(ops, tensors, "norm2", groups)
+        self.norm3 = Norm(ops, tensors, "norm3", groups) if cross else self.norm2
+        self.norm_out = GroupNorm.of(tensors, "norm_out", int(config.t_norm_out))
+        self.scale1, self.scale2 = tensors.get("gamma_1.scale"), tensors.get("gamma_2.scale")
+
+    def __call__(self, x: Array, other: Array | None = None) -> Array:
+        """x: [1, N, C], may be changed in place; other: [1, S, C] of the other branch, for cross-attention."""
+        ops = self.ops
+        if self.norm_first:
+            y = self.norm1(x)
+            context = None if other is None else self.norm2(other)
+            x = self.attend(x, y, context)
+            ops.free(y, context)
+            y = self.norm3(x)
+            x = self.feed_forward(x, y)
+            ops.free(y)
+            return self.norm_out(ops, x) if self.norm_out else x
+        y = self.attend(ops.copy(x), x, other)
+        x = self.swap(y, self.norm1(y), x)
+        y = self.feed_forward(ops.copy(x), x)
+        return self.swap(y, self.norm2(y), x)
+
+    def swap(self, y: Array, normed: Array, x: Array) -> Array:
+        self.ops.free(x, y)
+        return normed
+
+    def attend(self, x: Array, y: Array, context: Array | None) -> Array:
+        """x + scale1 * attention from the tokens y to `context`, or to y itself."""
+        ops, C = self.ops, y.shape[2]
+        if context is None:
+            qkv = ops.conv(y, self.query_key_value)  # [1, N, C] -> [1, N, 3C]
+            q, k, v = qkv[0, :, :C], qkv[0, :, C : 2 * C], qkv[0, :, 2 * C :]
+            projections = [qkv]
+        else:
+            queries, kv = ops.conv(y, self.query), ops.conv(context, self.key_value)  # [1, N, C], [1, S, 2C]
+            q, k, v = queries[0], kv[0, :, :C], kv[0, :, C:]
+            projections = [queries, kv]
+        z = ops.attention(q, k, v, self.heads)  # [N, C]
+        ops.free(*projections)
+        x = ops.conv(z[None], self.project, scale=self.scale1, residual=x)  # [1, N, C]
+        ops.free(z)
+        return x
+
+    def feed_forward(self, x: Array, y: Array) -> Array:
+        """x + scale2 * narrow(activation(widen(y)))."""
+        hidden = self.ops.conv(y, self.widen)  # [1, N, C] -> [1, N, 4C]
+        x = self.ops.conv(hidden, self.narrow, scale=self.scale2, residual=x)
+        self.ops.free(hidden)
+        return x
+
+
+class CrossTransformer:
+    """Both branches' layers. Reference: `crosstransformer`, CrossTransformerEncoder."""
+
+    def __init__(self, ops: Reference, tensors: Tensors, config: HTDemucsConfig) -> None:
+        self.ops, self.config = ops, config
+        groups = 0 if config.t_norm_in else int(config.t_norm_in_group)
+        self.norms = [Norm(ops, tensors, name, groups) for name in ("norm_in", "norm_in_t") if f"{name}.weight" in tensors]
+        self.crosses = [index % 2 != (1 if config.t_cross_first else 0) for index in range(config.t_layers)]
+        self.layers = [TransformerLayer(ops, scope(tensors, f"layers.{i}"), config, cross=c) for i, c in enumerate(self.crosses)]
+        self.layers_t = [TransformerLayer(ops, scope(tensors, f"layers_t.{i}"), config, cross=c) for i, c in enumerate(self.crosses)]
+        self.embedding = tensors.get("position_embeddings.embedding.weight")
+
+    def __call__(self, x: Array, xt: Array) -> tuple[Array, Array]:
+        """x: [T, F, C], xt: [1, T', C] -> the same shapes."""
+        ops, config, (T, F, C) = self.ops, self.config, x.shape
+        weight = float(config.t_weight_pos_embed)
+        tokens = x.reshape(1, T * F, C)  # already in the order t*F + f
+        x = self.enter(tokens, 0, "norm_in", positions_2d(T, F, C, float(config.t_max_period), weight))
+        xt = self.enter(xt, 1, "norm_in_t", self.positions_t(xt.shape[1], C, weight))
+        for index, cross in enumerate(self.crosses):
+            layer, layer_t = self.layers[index], self.layers_t[index]
+            if cross:
+                before = ops.copy(x)  # the time branch attends to the frequency branch as it was
+                x = layer(x, xt)
+                xt = layer_t(xt, before)
+                ops.free(before)
+            else:
+                x, xt = layer(x), layer_t(xt)
+            x = tap(f"crosstransformer.layers.{index}", x[0], "NC")[None]
+            xt = tap(f"crosstransformer.layers_t.{index}", xt[0], "NC")[None]
+        return x.reshape(T, F, C), xt
+
+    def enter(self, x: Array, which: int, name: str, positions: Array) -> Array:
+        if self.norms:
+            y = self.norms[which](x)
+            self.ops.free(x)
+            x = tap(f"crosstransformer.{name}", y[0], "NC")[None]
+        return self.ops.add_table(x, positions)
+
+    def positions_t(self, T: int, C: int, weight: float) -> Array:
+        if self.config.t_emb == "scaled":
+            if self.embedding is None or T > len(self.embedding):
+                raise ValueError(f"{T} steps are more than t_max_positions={self.config.t_max_positions}")
+            return np.asarray(np.float32(weight) * (self.embedding[:T] * np.float32(3)), np.float32)
+        centered = self.config.t_emb == "cape" and self.config.t_cape_mean_normalize
+        return positions_1d(T, C, float(self.config.t_max_period), centered, weight)
