@@ -78,7 +78,18 @@ HTDEMUCS = [
     # The convolutional part.
     htdemucs("merged", 12000, nfft=1024, depth=4, dconv_mode=2, norm_starts=2, norm_groups=2, channels=8, context_enc=1, segment=0.3),
     htdemucs("deep", 22050, seed=2, depth=5, channels=4, dconv_mode=1, t_hidden_scale=2.0, norm_starts=3),
-    htdemucs("deeper_than_time", 9000, nfft=256, depth=4, t_layers=0, dconv_mode=3, norm_starts=3, segment=0.25, time_stride=4),
+    htdemucs(
+        "deeper_than_time",
+        9000,
+        bottom_channels=12,
+        nfft=256,
+        depth=4,
+        t_layers=0,
+        dconv_mode=3,
+        norm_starts=3,
+        segment=0.25,
+        time_stride=4,
+    ),
     htdemucs(
         "odd_strides", 20000, seed=2, stems=2, kernel_size=16, stride=8, depth=3, channels=4, context=2, segment=0.5, samplerate=44100
     ),
