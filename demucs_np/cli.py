@@ -25,7 +25,9 @@ INTERRUPTED = 130
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "separate": (".cli", "separate", "Separate tracks into stems; the word may be left out."),
     "models": (".weights.commands", "models", "List, fetch and check the published models."),
-    "convert": (".weights.commands", "convert", "Convert official .th packages to safetensors."),
+    "convert": (".weights.commands", "convert", "Turn official .th packages into .safetensors files."),
+    "golden": (".golden.commands", "golden", "Record what PyTorch computes, layer by layer."),
+    "verify": (".golden.commands", "verify", "Compare every layer with a golden file, without PyTorch."),
 }
 
 

@@ -21,7 +21,7 @@ from files import BAD, float_wav, song
 
 import demucs_np.weights
 from demucs_np import BagOfModels, Event, __version__
-from demucs_np.cli import main
+from demucs_np.cli import COMMANDS, main
 from demucs_np.terminal import Bar, clock
 
 FAKE_COMMAND = """
@@ -32,7 +32,7 @@ import demucs_np.weights
 model = FakeModel()
 model.before = lambda: time.sleep(0.15)
 demucs_np.weights.load_model = lambda *_, **__: model
-from demucs_np.cli import main
+from demucs_np.cli import COMMANDS, main
 main()
 """
 
@@ -359,3 +359,10 @@ def test_bar_is_silent_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_clock() -> None:
     assert [clock(seconds) for seconds in (0, 41.4, 725, 3723)] == ["0:00", "0:41", "12:05", "1:02:03"]
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "separate"])
+def test_every_command_has_help(name: str) -> None:
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert "Usage: " in result.output

@@ -101,11 +101,3 @@ def test_edge_cases(backend: str) -> None:
 def test_rates_without_a_common_divisor_need_a_small_table() -> None:
     assert taps(44101, 44100).nbytes < 12e6
     assert resample(noise(500), 44101, 44100).shape == (2, 499)
-
-
-def test_length_is_exact_beyond_what_float32_can_count() -> None:
-    samples = 2**24 + 3
-    resampler = Resampler(2, 1, backend="numpy")
-    sent = sum(resampler.push(np.zeros((1, 2**20), np.float32)).shape[1] for _ in range(16))
-    sent += resampler.push(np.zeros((1, 3), np.float32)).shape[1] + resampler.finish().shape[1]
-    assert sent == samples // 2
