@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 
-from . import attention, conv, norm, stft
+from . import attention, conv, norm, stft, wiener
 from .arena import Arena
 from .layer import EPS, Conv
 from .reference import Reference
@@ -111,6 +111,11 @@ class Compiled(Reference):
         packed = self.arena.take(attention.packed_size(k.shape[0], k.shape[1], heads))
         attention.attention(q, k, v, heads, out, packed)
         self.free(packed)
+        return out
+
+    def wiener(self, z: Array, m: Array, iterations: int, residual: bool) -> Array:
+        out = self.arena.take(*z.shape[:2], 2 * m.shape[2])
+        wiener.wiener(z, m, iterations, residual, out)
         return out
 
     def stft(self, x: Array, n_fft: int, hop: int, frames: int) -> Array:

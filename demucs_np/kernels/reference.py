@@ -176,6 +176,32 @@ class Reference:
             out[n : n + step] = np.matmul(weights, vh).transpose(1, 0, 2).reshape(-1, C)
         return out
 
+    def wiener(self, z: Array, m: Array, iterations: int, residual: bool) -> Array:
+        """The sources' spectrograms [T, F, 2*S*C] in the mixture z [T, F, 2C], from their magnitudes m [T, F, S*C]; see `wiener.py`.
+
+        Windows of 300 frames are filtered each by itself. A bin of exact silence counts as 1. `residual` estimates what the sources
+        leave of the mixture as one more.
+        """
+        (T, F, _), C = z.shape, z.shape[2] // 2
+        windows = []
+        for start in range(0, T, 300):
+            x = z[start : start + 300].astype(np.float64).view(np.complex128)  # [T, F, C]
+            x[x == 0] = 1
+            y = m[start : start + 300].reshape(len(x), F, -1, C) * (x / np.abs(x))[:, :, None]  # [T, F, S, C]
+            S = y.shape[2]
+            scale = max(1.0, float(np.abs(x).max()) / 10) if iterations else 1.0
+            x, y = x / scale, y / scale
+            if residual:
+                y = np.concatenate([y, x[:, :, None] - y.sum(axis=2, keepdims=True)], axis=2)
+            for _ in range(iterations):
+                v = np.mean(np.abs(y) ** 2, axis=3)  # [T, F, S]
+                covariance = np.einsum("tfsa,tfsb->fsab", y, y.conj()) / (1e-10 + v.sum(axis=0))[..., None, None]
+                mixture = np.einsum("tfs,fsab->tfab", v, covariance) + 1e-5 * np.eye(C)
+                white = np.linalg.solve(mixture, x[..., None])[..., 0]  # [T, F, C]
+                y = v[..., None] * np.einsum("fsab,tfb->tfsa", covariance, white)
+            windows.append(np.ascontiguousarray(y[:, :, :S] * scale).view(np.float64).reshape(len(x), F, -1))
+        return np.concatenate(windows).astype(np.float32)
+
     def stft(self, x: Array, n_fft: int, hop: int, frames: int) -> Array:
         """x[channels, samples] -> [frames, n_fft/2, 2*channels]: real and imaginary part of each channel, / sqrt(n_fft), last bin dropped."""
         windows = sliding_window_view(x, n_fft, axis=1)[:, ::hop][:, :frames] * hann(n_fft)  # [C, frames, n_fft]
