@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -67,3 +69,13 @@ def arguments(name: str) -> tuple[str, dict[str, Any]]:
     """The class and the complete keyword arguments of a case."""
     klass, kwargs = CASES[name]
     return klass, {"sources": SOURCES, **kwargs}
+
+
+def fingerprint(tensors: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """A layout in short: how many tensors and parameters, and a hash over names, shapes and their order."""
+    lines = "".join(f"{name} {tuple(shape)}\n" for name, shape in tensors.items())
+    return {
+        "tensors": len(tensors),
+        "parameters": sum(math.prod(shape) for shape in tensors.values()),
+        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+    }
