@@ -276,15 +276,15 @@ class _Meter:
     def start(self, total: int) -> None:
         self.total = total
         self.done = 0
-        self.times: list[float] = [time.monotonic()]
+        self.began = time.monotonic()
         self._tell(None)
 
     def step(self) -> None:
         self.done += 1
-        self.times.append(time.monotonic())
-        # The first step may have compiled kernels: leave it out as soon as there is another.
-        first = 1 if self.done > 1 else 0
-        pace = (self.times[-1] - self.times[first]) / (self.done - first)
+        now = time.monotonic()
+        pace = (now - self.began) / max(1, self.done - 1)
+        if self.done == 1:  # it may have compiled kernels: count from its end
+            self.began = now
         self._tell(pace * (self.total - self.done))
 
     def _tell(self, seconds_left: float | None) -> None:

@@ -152,7 +152,7 @@ class OneOf(click.Option):
 @click.option("-d", "--device", default="cpu", help="Accepted for compatibility: everything runs on the CPU.")
 @click.option("-j", "--jobs", type=int, help="Accepted for compatibility: all cores work on one track, see --threads.")
 @click.option("--list-models", is_flag=True, help="List the models and exit.")
-@click.option("-v", "--verbose", is_flag=True, help="Say more, and show tracebacks.")
+@click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
 def separate(
     tracks: tuple[Path, ...],
     name: str,

@@ -127,7 +127,8 @@ class Separator:
                     moments.update(block)
             for target in targets.values():
                 folders.make(target.parent)
-            spools = [stack.enter_context(Spool(self.audio_channels, folder)) for _ in outputs.names]
+            with _writable(folder):
+                spools = [stack.enter_context(Spool(self.audio_channels, folder)) for _ in outputs.names]
             for start, block in self._stems(origin, moments, outputs.computed, str(path)):
                 with _writable(folder):
                     for spool, part in zip(spools, outputs.mix(block, origin, start), strict=True):

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from fakes import SOURCES, FakeModel
 from files import BAD, float_wav, song
 
+import demucs_np
 import demucs_np.weights
 from demucs_np import BagOfModels, Event, __version__
 from demucs_np.cli import COMMANDS, main
@@ -28,6 +29,7 @@ FAKE_COMMAND = """
 import sys, time
 sys.path.insert(0, sys.argv.pop(1))
 from fakes import FakeModel
+import demucs_np
 import demucs_np.weights
 model = FakeModel()
 model.before = lambda: time.sleep(0.15)
@@ -266,6 +268,14 @@ def test_a_word_that_is_neither_a_command_nor_a_file(loader: Loader) -> None:
 
 
 # ---- the rest
+
+
+def test_public_names() -> None:
+    for name in demucs_np.__all__:
+        assert getattr(demucs_np, name) is not None
+    assert set(demucs_np.__all__) <= set(dir(demucs_np))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        demucs_np.nothing  # noqa: B018
 
 
 def test_help_and_version() -> None:
