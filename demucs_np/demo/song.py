@@ -295,7 +295,8 @@ def _master(stems: dict[str, Array], length: int, peak: float) -> dict[str, npt.
     smooth = np.convolve(np.pad(lowest, width // 2, mode="edge"), window / window.sum(), mode="valid")
     gain = upsample(np.append(smooth, smooth[-1])) * (peak / ceiling)
     gain[:length] *= np.minimum(1.0, (length - np.arange(length)) / samples(0.05))
-    return {stem: (np.rint((x * gain)[:, :length] * 32768.0) / 32768.0).astype(np.float32) for stem, x in stems.items()}
+    # Adding zero turns -0.0, whose sign is a matter of last digits, into 0.0.
+    return {stem: (np.rint((x * gain)[:, :length] * 32768.0) / 32768.0 + 0.0).astype(np.float32) for stem, x in stems.items()}
 
 
 def mixture(stems: dict[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
