@@ -13,7 +13,8 @@ import pytest
 import soundfile
 
 from demucs_np.demo import song, synth
-from demucs_np.demo.song import DEMO_FILE, DEMO_SECONDS, DEMO_SEED, SAMPLE_RATE, STEMS, make_song, mixture
+from demucs_np.demo.song import DEMO_FILE, DEMO_SECONDS, DEMO_SEED, STEMS, make_song, mixture
+from demucs_np.demo.synth import SAMPLE_RATE
 
 SEEDS = (0, 1, 2, 3)
 SECONDS = 10.0

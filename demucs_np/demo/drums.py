@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from demucs_np.demo.synth import (
@@ -21,7 +23,15 @@ from demucs_np.demo.synth import (
 )
 
 # Sixteenths of a bar that have a hit; capitals are loud, small letters soft.
-KICKS = ("X.......X.......", "X.....X.X.......", "X..X..X...X.....", "X...X...X...X...", "X.......X.x...x.", "X.x....X..X.....", "X......xX.....x.")
+KICKS = (
+    "X.......X.......",
+    "X.....X.X.......",
+    "X..X..X...X.....",
+    "X...X...X...X...",
+    "X.......X.x...x.",
+    "X.x....X..X.....",
+    "X......xX.....x.",
+)
 SNARES = ("....X.......X...", "....X.......X..x", "....X..x.x..X...", "........X.......", "....X.......X.x.")
 HATS = ("x.x.x.x.x.x.x.x.", "XxxxXxxxXxxxXxxx", "..X...X...X...X.", "X.x.X.x.X.x.X.xx", "X..xX.x.X..xX.x.", "X...X...X...X...")
 FILLS = ("........X.x.XxXX", "............XXXX", "....x.X.x.X.XxXx", "........XxxXxxXx", "..........X.X.XX")
@@ -80,7 +90,7 @@ class Kit:
         side = rng.pick((-1.0, 1.0))
         self.sounds: dict[str, list[Array]] = {}
         hat, open_hat = rng.uniform(5500, 8000), rng.uniform(0.12, 0.25)
-        voices = {
+        voices: dict[str, tuple[Callable[[], Array], float, float]] = {
             "kick": (lambda: _kick(rng), 0.0, 1.0),
             "snare": (lambda: _snare(rng), 0.1 * side, rng.uniform(0.5, 0.8)),
             "clap": (lambda: _clap(rng), -0.1 * side, rng.uniform(0.3, 0.6)),

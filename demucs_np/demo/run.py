@@ -13,7 +13,8 @@ from ..apply import ArraySource, Progress
 from ..audio import write
 from ..separator import Separator
 from .sdr import sdr
-from .song import DEMO_FILE, DEMO_SECONDS, DEMO_SEED, SAMPLE_RATE, STEMS, make_song, mixture
+from .song import DEMO_FILE, DEMO_SECONDS, DEMO_SEED, STEMS, make_song
+from .synth import SAMPLE_RATE
 
 DEMO_MODEL = Path(__file__).parents[1] / "weights" / "demo.safetensors"
 

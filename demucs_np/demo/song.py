@@ -45,7 +45,17 @@ DEMO_SECONDS = 24.0
 DEMO_FILE = Path(__file__).with_name("song.flac")
 
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10), "dorian": (0, 2, 3, 5, 7, 9, 10)}
-PROGRESSIONS = ((0, 5, 3, 4), (0, 4, 5, 3), (5, 3, 0, 4), (0, 3, 0, 4), (0, 2, 3, 4), (0, 6, 5, 4), (1, 4, 0, 0), (0, 0, 3, 4), (0, 3, 5, 4))
+PROGRESSIONS = (
+    (0, 5, 3, 4),
+    (0, 4, 5, 3),
+    (5, 3, 0, 4),
+    (0, 3, 0, 4),
+    (0, 2, 3, 4),
+    (0, 6, 5, 4),
+    (1, 4, 0, 0),
+    (0, 0, 3, 4),
+    (0, 3, 5, 4),
+)
 BASS_LINES = (
     ((0, 4, 0), (4, 4, 0), (8, 4, 0), (12, 4, 0)),
     ((0, 6, 0), (6, 2, 0), (8, 6, 0), (14, 2, 4)),
@@ -91,10 +101,10 @@ def _bass(rng: Rng, score: Score, n: int) -> Array:
     low = int(rng.uniform(28, 36))
     notes = []
     for bar in range(score.bars):
-        for at, length, interval in lines[score.chorus[bar]]:
+        for at, sixteenths, interval in lines[score.chorus[bar]]:
             interval = interval if rng.chance(0.9) else rng.pick((0, 7, 12))
             root = low + (score.chords[bar][0] - low) % 12
-            notes.append((bar * score.bar + at * score.step, length * score.step * rng.uniform(0.75, 0.97), root + interval))
+            notes.append((bar * score.bar + at * score.step, sixteenths * score.step * rng.uniform(0.75, 0.97), root + interval))
     if rng.chance(0.4):
         out = np.zeros(n)
         bright, ring = rng.uniform(0.0, 0.7), rng.uniform(1.5, 4.0)
@@ -118,7 +128,7 @@ def _bass(rng: Rng, score: Score, n: int) -> Array:
         levels = shape / (1.0 + (hz[:, None] * k / cut[:, None]) ** 4) * loud[:, None]
         out = harmonics(hz, levels)
     drive = rng.uniform(0.5, 2.5)
-    out = np.tanh(drive * out) / np.tanh(drive)
+    out = np.tanh(drive * out) / float(np.tanh(drive))
     return compress(pan(out, 0.0), rng.uniform(0, 4), rng.uniform(2.0, 4.0), 0.01, 0.1)
 
 
@@ -129,7 +139,8 @@ def _electric_piano(rng: Rng) -> Callable[[float, int, float], Array]:
     def play(hz: float, n: int, velocity: float) -> Array:
         t = np.arange(n) * (2.0 * np.pi * hz / SAMPLE_RATE)
         index = depth * velocity * min(1.0, 700.0 / (hz * ratio)) * (0.15 + decay(n, 0.4 * ring))
-        return np.sin(t + index * np.sin(ratio * t)) * decay(n, ring) * fade(n, 0.002, 0.03) * 0.5 * velocity
+        tone: Array = np.sin(t + index * np.sin(ratio * t))
+        return tone * decay(n, ring) * fade(n, 0.002, 0.03) * 0.5 * velocity
 
     return play
 
@@ -301,7 +312,8 @@ def _master(stems: dict[str, Array], length: int, peak: float) -> dict[str, npt.
 
 def mixture(stems: dict[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
     """The sum of the stems, exact in float32 since all lie on the 16-bit grid."""
-    return np.sum([stems[stem] for stem in STEMS], axis=0, dtype=np.float32)
+    total: npt.NDArray[np.float32] = np.sum([stems[stem] for stem in STEMS], axis=0, dtype=np.float32)
+    return total
 
 
 def main() -> None:

@@ -54,12 +54,14 @@ def pitch_to_hz(pitch: float) -> float:
 
 def upsample(control: Array) -> Array:
     """(frames + 1) control values -> (frames * HOP) samples, linear in between."""
-    return (control[:-1, None] + np.diff(control)[:, None] * _RAMP).reshape(-1)
+    out: Array = (control[:-1, None] + np.diff(control)[:, None] * _RAMP).reshape(-1)
+    return out
 
 
 def decay(n: int, seconds: float) -> Array:
     """exp(-t / seconds) for `n` samples."""
-    return np.exp(np.arange(n) * (-1.0 / (seconds * SAMPLE_RATE)))
+    out: Array = np.exp(np.arange(n) * (-1.0 / (seconds * SAMPLE_RATE)))
+    return out
 
 
 def fade(n: int, attack: float, release: float) -> Array:
@@ -98,8 +100,8 @@ def harmonics(hz: Array, amplitudes: Array) -> Array:
 def pluck(rng: Rng, hz: float, n: int, brightness: float, seconds: float) -> Array:
     """A plucked string (Karplus and Strong 1983): a loop of one period that averages neighbours.
 
-    The loop starts from a string pulled aside at one point plus `brightness` (0..1) times noise; `seconds` the time to fall by 60 dB. The loop runs a whole number of samples and is then read
-    at the speed that gives the exact pitch.
+    The loop starts from a string pulled aside at one point plus `brightness` (0..1) times noise and falls by 60 dB in `seconds`.
+    It runs a whole number of samples and is then read at the speed that gives the exact pitch.
     """
     period = max(2, round(SAMPLE_RATE / hz - 0.5))
     speed = hz * (period + 0.5) / SAMPLE_RATE
@@ -122,15 +124,16 @@ def pluck(rng: Rng, hz: float, n: int, brightness: float, seconds: float) -> Arr
     position = np.arange(n) * speed
     index = position.astype(np.int64)
     part = position - index
-    out = flat[index] * (1.0 - part) + flat[index + 1] * part
-    return out * (0.7 / (np.abs(out).max() + 1e-9))
+    out: Array = flat[index] * (1.0 - part) + flat[index + 1] * part
+    out *= 0.7 / (np.abs(out).max() + 1e-9)
+    return out
 
 
 def spectral(x: Array, gain: Callable[[Array], Array]) -> Array:
     """Filter with zero phase: multiply the spectrum of `x` (..., n) by `gain(hz)`."""
     n = x.shape[-1]
     size = 1 << (n + 1024).bit_length()
-    hz = np.fft.rfftfreq(size, 1.0 / SAMPLE_RATE)
+    hz = np.fft.rfftfreq(size, 1.0 / SAMPLE_RATE).astype(np.float64)
     return np.fft.irfft(np.fft.rfft(x, size) * gain(hz), size)[..., :n]
 
 

@@ -164,7 +164,8 @@ class Singer:
 
 
 def melody(rng: Rng, singer: Singer, scale: list[int], chords: list[list[int]], start: float, beat: float, bars: int) -> list[Note]:
-    """A line of phrases over `bars` bars of 4 beats from `start` seconds: steps in the scale, chord notes on strong beats, rests to breathe.
+    """A line of phrases over `bars` bars of 4 beats from `start` seconds: steps in the scale, chord notes on strong
+    beats, rests to breathe.
 
     `scale` is pitch classes, `chords` one list of pitch classes a bar.
     """
@@ -191,5 +192,3 @@ def melody(rng: Rng, singer: Singer, scale: list[int], chords: list[list[int]], 
             first = False
             position += length
     return notes
-
-
