@@ -1,4 +1,4 @@
-"""GELU, sigmoid and the exponential, elementwise, in forms that LLVM turns into vector code: no branch, no call of libm.
+"""GELU, sigmoid, tanh and the exponential, elementwise, in forms that LLVM turns into vector code: no branch, no call of libm.
 
 The polynomials are least-squares fits on Chebyshev points, reweighted towards equal ripple, in float64.
 """
@@ -21,6 +21,9 @@ _T4, _T5, _T6 = _f(0.00961848897), _f(0.00133999312), _f(0.000153458073)
 _Q0, _Q1, _Q2, _Q3 = _f(-0.9999999403953552), _f(-1.1511067152023315), _f(-0.45920225977897644), _f(-0.052491433918476105)
 _Q4, _Q5, _Q6, _Q7 = _f(0.007011209148913622), _f(-4.252653889125213e-05), _f(-0.00026598211843520403), _f(7.552929309895262e-05)
 _Q8, _Q9, _Q10, _Q11 = _f(-1.170214090961963e-05), _f(1.0971768915624125e-06), _f(-5.819070381107849e-08), _f(1.3405313525893803e-09)
+# (tanh(x)/x - 1)/x^2 in powers of x^2 for |x| <= 0.625, weighted for the relative error of tanh
+_H0, _H1, _H2 = _f(-0.3333328068256378), _f(0.13331441581249237), _f(-0.05373971536755562)
+_H3, _H4, _SMALL, _TWO = _f(0.0206390842795372), _f(-0.005704985000193119), _f(0.625), _f(2)
 _HALF, _ONE, _ZERO, _TAIL = _f(0.5), _f(1), _f(0), _f(8)
 _LOWEST, _HIGHEST = _f(-87.3), _f(88.3)
 
@@ -48,6 +51,17 @@ def exp(x):  # type: ignore[no-untyped-def]
 def sigmoid(x):  # type: ignore[no-untyped-def]
     """1 / (1 + e^-x)."""
     return _ONE / (_ONE + exp(-x))
+
+
+@exact
+def tanh(x):  # type: ignore[no-untyped-def]
+    """Within 2 units in the last place: a polynomial near zero, 1 - 2/(e^2|x| + 1) beyond; NaN stays NaN."""
+    t = abs(x)
+    s = x * x
+    near = x + x * s * (_H0 + s * (_H1 + s * (_H2 + s * (_H3 + s * _H4))))
+    far = _ONE - _TWO / (exp(_TWO * t) + _ONE)
+    far = -far if x < _ZERO else far
+    return near if t < _SMALL else far
 
 
 @exact

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._jit import inline, kernel, maximum
+from .._jit import inline, kernel, maximum, view
 from .activation import exp
 from .gemm import PANEL, gemm, padded_columns
 from .tiles import pool
@@ -47,20 +47,29 @@ def _pack_tile(tile, scratch, k, v, packed, geometry):  # type: ignore[no-untype
     size = min(KEYS, S - first)
     wide = padded_columns(D)
     at = tile * KEYS * (D + wide)
-    for j in range(0, padded_columns(size), PANEL):
-        width = min(PANEL, padded_columns(size) - j)
-        for c in range(D):
-            row = packed[at + j * D + c * width : at + j * D + (c + 1) * width]
-            for i in range(width):
-                row[i] = k[(first + j + i) * lk + head * D + c] if j + i < size else np.float32(0)
+    filled = padded_columns(size)
+    for j in range(0, filled, PANEL):
+        width = min(PANEL, filled - j)
+        panel = view(packed, at + j * D, width * D)
+        for i in range(width):
+            if j + i < size:
+                source = view(k, (first + j + i) * lk + head * D, D)
+                for c in range(D):
+                    panel[c * width + i] = source[c]
+            else:
+                for c in range(D):
+                    panel[c * width + i] = np.float32(0)
     at += KEYS * D
     for j in range(0, wide, PANEL):
         width = min(PANEL, wide - j)
         for i in range(size):
-            row = packed[at + j * size + i * width : at + j * size + (i + 1) * width]
-            source = (first + i) * lv + head * D + j
-            for c in range(width):
-                row[c] = v[source + c] if j + c < D else np.float32(0)
+            row = view(packed, at + j * size + i * width, width)
+            inside = min(width, D - j)
+            source = view(v, (first + i) * lv + head * D + j, inside)
+            for c in range(inside):
+                row[c] = source[c]
+            for c in range(inside, width):
+                row[c] = np.float32(0)
 
 
 @kernel
@@ -75,32 +84,32 @@ def _attention_tile(tile, scratch, q, packed, out, geometry):  # type: ignore[no
     table = scratch[: 2 * QUERIES].view(np.int64)
     at_scores = 2 * QUERIES
     at_sum = at_scores + QUERIES * KEYS
-    top, total = scratch[at_sum : at_sum + QUERIES], scratch[at_sum + QUERIES : at_sum + 2 * QUERIES]
+    top, total = view(scratch, at_sum, QUERIES), view(scratch, at_sum + QUERIES, QUERIES)
     at_result = at_sum + 2 * QUERIES
     scale = np.float32(1 / np.sqrt(np.float64(D)))
     for m in range(M):
         top[m], total[m] = _LOWEST, np.float32(0)
-    _clear(scratch[at_result : at_result + M * wide])
+    _clear(view(scratch, at_result, M * wide))
     for block in range(blocks):
         size = min(KEYS, S - block * KEYS)
         keys = (head * blocks + block) * KEYS * (D + wide)
         for m in range(M):
             table[m] = (first + m) * lq + head * D
-        gemm(q, 0, table, 0, M, packed, keys, scratch, at_scores, KEYS, size, D, False)
+        gemm(q, 0, table, 0, M, packed, keys, D, 0, scratch, at_scores, KEYS, size, D, False)
         for m in range(M):
-            scores = scratch[at_scores + m * KEYS : at_scores + m * KEYS + size]
+            scores = view(scratch, at_scores + m * KEYS, size)
             highest = max(top[m], _largest(scores))
             if highest > top[m]:
                 shrink = exp((top[m] - highest) * scale)
-                _multiply(scratch[at_result + m * wide : at_result + (m + 1) * wide], shrink)
+                _multiply(view(scratch, at_result + m * wide, wide), shrink)
                 total[m] *= shrink
                 top[m] = highest
             total[m] += _weights(scores, highest, scale)
             table[m] = at_scores + m * KEYS
-        gemm(scratch, 0, table, 0, M, packed, keys + KEYS * D, scratch, at_result, wide, D, size, True)
+        gemm(scratch, 0, table, 0, M, packed, keys + KEYS * D, size, 0, scratch, at_result, wide, D, size, True)
     for m in range(M):
-        target = out[(first + m) * C + head * D : (first + m) * C + (head + 1) * D]
-        source = scratch[at_result + m * wide : at_result + m * wide + D]
+        target = view(out, (first + m) * C + head * D, D)
+        source = view(scratch, at_result + m * wide, D)
         one = np.float32(1) / total[m]
         for i in range(D):
             target[i] = source[i] * one

@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 
-from . import attention, conv, norm, stft, wiener
+from . import attention, conv, feed_forward, local_attention, lstm, norm, stft, wiener
 from .arena import Arena
 from .layer import EPS, Conv
 from .reference import Reference
@@ -65,7 +65,7 @@ class Compiled(Reference):
         out = self.arena.take(x.shape[0], length, layer.outputs) if residual is None else residual
         if residual is not None and scale is None:
             scale = np.ones(layer.outputs, np.float32)
-        conv.conv_(x, layer, out, rows, skip=skip, before=before, stats=stats, scale=scale, residual=residual)
+        conv.conv_(x, layer, out, rows, skip=skip, before=before, stats=stats, scale=scale)
         return out
 
     def normalize(self, x: Array) -> tuple[Array, float, float]:
@@ -113,10 +113,29 @@ class Compiled(Reference):
         self.free(packed)
         return out
 
+    def prepare_recurrent(self, weights: Array) -> Array:
+        return lstm.prepare(weights)
+
+    def lstm(self, gates: Array, recurrent: Array, first: Array, step: int, steps: int) -> Array:
+        out = self.arena.take(steps, first.size, gates.shape[1] // 4)
+        lstm.lstm(gates, recurrent, first, step, out)
+        return out
+
+    def local_attention(self, x: Array, heads: int, decays: int) -> Array:
+        T, F, width = x.shape
+        out = self.arena.take(T, F, (width - heads * decays) // 3)
+        local_attention.local_attention(x, heads, decays, out)
+        return out
+
     def wiener(self, z: Array, m: Array, iterations: int, residual: bool) -> Array:
         out = self.arena.take(*z.shape[:2], 2 * m.shape[2])
         wiener.wiener(z, m, iterations, residual, out)
         return out
+
+    def feed_forward(self, x: Array, y: Array, widen: Conv, narrow: Conv, scale: Array | None) -> Array:
+        scale = np.ones(narrow.outputs, np.float32) if scale is None else scale
+        feed_forward.feed_forward(y[0], widen, narrow, scale, x[0])
+        return x
 
     def stft(self, x: Array, n_fft: int, hop: int, frames: int) -> Array:
         if not stft.own_size(n_fft):

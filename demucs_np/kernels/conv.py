@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .._jit import inline, kernel
+from .._jit import inline, kernel, view
 from .activation import gelu, sigmoid
 from .gemm import LANES, gemm, pack, padded_columns
 from .layer import Conv, Projection
@@ -57,12 +57,11 @@ def conv_(
     before: np.ndarray | None = None,
     stats: np.ndarray | None = None,
     scale: np.ndarray | None = None,
-    residual: np.ndarray | None = None,
 ) -> None:
-    """out[B, L_out, C_out] = residual + scale * activation(norm(conv(x + skip) + bias) + before); arrays are float32, C-contiguous.
+    """out[B, L_out, C_out] = activation(norm(conv(x + skip) + bias) + before), or with `scale` out += scale * that.
 
-    x, skip: [B, L, C]; before, residual: as out; stats: [L_out, 2] mean and 1/std of `conv.norm` for each row of L; scale: [C_out].
-    `rows` is the number of windows along L. `out` may be `residual`, and must not be x or skip.
+    Arrays are float32, C-contiguous. x, skip: [B, L, C]; before: as out; stats: [L_out, 2] mean and 1/std of `conv.norm` for each row of L; scale: [C_out].
+    `rows` is the number of windows along L. `out` must not be x or skip.
     """
     B, L, C = x.shape
     gathered = skip is not None or conv.pad > 0 or (rows - 1) * conv.stride + conv.width > L
@@ -72,7 +71,7 @@ def conv_(
     slot = ((length - 1) * conv.stride + conv.width) * C if gathered else L * C
     area = (count + 2 * reach) * slot if gathered else 0
     # Straight into `out`, without a copy of the result in scratch, where its rows follow each other as the tile's do.
-    direct = conv.activation != "glu" and residual is None and conv.columns % LANES == 0 and out[0].size == rows * conv.columns
+    direct = conv.activation != "glu" and scale is None and conv.columns % LANES == 0 and out[0].size == rows * conv.columns
     direct = direct and conv.crop == 0 and (count == 1 or length == rows)
     result = 0 if direct else count * length * columns
     geometry = np.array(
@@ -80,14 +79,14 @@ def conv_(
         + [ACTIVATIONS[conv.activation], out[0].size, conv.crop * conv.outputs]
     )
     gamma, beta = conv.norm if conv.norm is not None else (_NOTHING, _NOTHING)
-    arrays = [_NOTHING if a is None else a.reshape(-1) for a in (skip, before, stats, scale, residual)]
+    arrays = [_NOTHING if a is None else a.reshape(-1) for a in (skip, before, stats, scale)]
     tiles = -(-B // count) * -(-rows // length)
     scratch = 2 * count * length + area + result
     pool().run(_conv_tile, tiles, scratch, x.reshape(-1), conv.matrix, conv.bias, gamma, beta, *arrays, out.reshape(-1), geometry)
 
 
 @kernel
-def _conv_tile(tile, scratch, x, weights, bias, gamma, beta, skip, before, stats, scale, residual, out, geometry):  # type: ignore[no-untyped-def]
+def _conv_tile(tile, scratch, x, weights, bias, gamma, beta, skip, before, stats, scale, out, geometry):  # type: ignore[no-untyped-def]
     """One tile of `conv_`: gather the input with its halo, then for each chunk of columns bias, product, activation, store."""
     B, L, C, width, stride, pad, taps, dilation, rows, N, count, length, gathered, slot, area, area_of_result, act, limit, crop = geometry
     across = (rows + length - 1) // length
@@ -105,7 +104,7 @@ def _conv_tile(tile, scratch, x, weights, bias, gamma, beta, skip, before, stats
         last = min(B, b1 + taps // 2 * dilation)
         span = (nl - 1) * stride + width
         for b in range(first, last):
-            _gather(x, skip, b * L, L, C, l0 * stride - pad, span, scratch[shift + (b - first) * slot : shift + (b - first) * slot + span * C])
+            _gather(x, skip, b * L, L, C, l0 * stride - pad, span, view(scratch, shift + (b - first) * slot, span * C))
         start = b0 - first
     else:
         start = b0
@@ -127,39 +126,41 @@ def _conv_tile(tile, scratch, x, weights, bias, gamma, beta, skip, before, stats
             z, at, ldc = out, b0 * limit + l0 * N + n, N
         else:
             z, at, ldc = scratch, 2 * count * length + area, padded_columns(columns)
-        _fill(z, at, ldc, M, bias[n : n + columns])
+        _fill(z, at, ldc, M, view(bias, n, columns))
         for tap in range(taps):
             db = (tap - taps // 2) * dilation
             low, high = max(b0, -db), min(b1, B - db)
             if low < high:
                 m = (low - b0) * nl
-                gemm(source, db * slot, table, m, (high - low) * nl, weights, tap * K * padded + n * K, z, at + m * ldc, ldc, columns, K, True)
+                at_tap = tap * K * padded + n * K
+                gemm(source, db * slot, table, m, (high - low) * nl, weights, at_tap, K, 0, z, at + m * ldc, ldc, columns, K, True)
         for b in range(b0, b1):
             for l in range(l0, l1):
-                row = z[at : at + columns]
+                row = view(z, at, columns)
                 place = l * wide - crop + n // halves
                 low, high = max(0, -place), min(columns // halves, limit - place)
                 place += b * limit
                 if gamma.size:
-                    _normalize(row, stats[2 * l], stats[2 * l + 1], gamma[n : n + columns], beta[n : n + columns])
+                    _normalize(row, stats[2 * l], stats[2 * l + 1], view(gamma, n, columns), view(beta, n, columns))
                 if before.size:
-                    _add(row, before[place : place + columns])
+                    _add(row, view(before, place, columns))
                 if act == GELU:
                     _gelu(row)
                 elif act == RELU:
                     _relu(row)
                 if not direct and low < high:
-                    target = out[place + low : place + high]
+                    target = view(out, place + low, high - low)
                     if act == GLU:
-                        gate = row[columns // 2 + low : columns // 2 + high]
-                        if residual.size:
-                            _glu_add(row[low:high], gate, scale[n // 2 + low : n // 2 + high], residual[place + low : place + high], target)
+                        half = columns // 2
+                        value, gate = view(row, low, high - low), view(row, half + low, high - low)
+                        if scale.size:
+                            _add_glu(value, gate, view(scale, n // 2 + low, high - low), target)
                         else:
-                            _glu(row[low:high], gate, target)
-                    elif residual.size:
-                        _add_scaled(residual[place + low : place + high], scale[n + low : n + high], row[low:high], target)
+                            _glu(value, gate, target)
+                    elif scale.size:
+                        _add_scaled(view(row, low, high - low), view(scale, n + low, high - low), target)
                     else:
-                        _copy(row[low:high], target)
+                        _copy(view(row, low, high - low), target)
                 at += ldc
 
 
@@ -167,7 +168,7 @@ def _conv_tile(tile, scratch, x, weights, bias, gamma, beta, skip, before, stats
 def _fill(z, at, ldc, M, bias):  # type: ignore[no-untyped-def]
     """The bias in each of M rows, zero in the columns that only fill up the last vector."""
     for m in range(M):
-        row = z[at + m * ldc : at + m * ldc + padded_columns(bias.size)]
+        row = view(z, at + m * ldc, padded_columns(bias.size))
         for i in range(bias.size):
             row[i] = bias[i]
         for i in range(bias.size, row.size):
@@ -183,9 +184,9 @@ def _gather(x, skip, row, L, C, position, span, out):  # type: ignore[no-untyped
         out[i] = np.float32(0)
     begin = (row + position + low) * C
     size = (high - low) * C
-    inside, source = out[low * C : high * C], x[begin : begin + size]
+    inside, source = view(out, low * C, size), view(x, begin, size)
     if skip.size:
-        other = skip[begin : begin + size]
+        other = view(skip, begin, size)
         for i in range(size):
             inside[i] = source[i] + other[i]
     else:
@@ -196,9 +197,9 @@ def _gather(x, skip, row, L, C, position, span, out):  # type: ignore[no-untyped
 
 
 @inline
-def _normalize(z, mean, scale, gamma, beta):  # type: ignore[no-untyped-def]
+def _normalize(z, mean, inverse, gamma, beta):  # type: ignore[no-untyped-def]
     for i in range(z.size):
-        z[i] = (z[i] - mean) * scale * gamma[i] + beta[i]
+        z[i] = (z[i] - mean) * inverse * gamma[i] + beta[i]
 
 
 @inline
@@ -220,9 +221,10 @@ def _glu(z, gate, out):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _glu_add(z, gate, scale, x, out):  # type: ignore[no-untyped-def]
+def _add_glu(z, gate, scale, out):  # type: ignore[no-untyped-def]
+    # `out` alone stands for both terms of the sum: with the same array under two names the loop would not run as vector code
     for i in range(z.size):
-        out[i] = x[i] + scale[i] * (z[i] * sigmoid(gate[i]))
+        out[i] += scale[i] * (z[i] * sigmoid(gate[i]))
 
 
 @inline
@@ -232,9 +234,9 @@ def _relu(z):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _add_scaled(x, scale, z, out):  # type: ignore[no-untyped-def]
+def _add_scaled(z, scale, out):  # type: ignore[no-untyped-def]
     for i in range(z.size):
-        out[i] = x[i] + scale[i] * z[i]
+        out[i] += scale[i] * z[i]
 
 
 @inline

@@ -141,8 +141,10 @@ LARGE, MEDIUM, _ = ROWS
 
 
 @inline
-def gemm(A, a, rows, r, M, B, b, C, c, ldc, N, K, accumulate):  # type: ignore[no-untyped-def]
-    """C[m, :N] (+)= A[a + rows[r + m] : + K] · B for m < M; B is packed by `pack` from (K, N), at offset b; ldc >= padded(N).
+def gemm(A, a, rows, r, M, B, b, height, top, C, c, ldc, N, K, accumulate):  # type: ignore[no-untyped-def]
+    """C[m, :N] (+)= A[a + rows[r + m] : + K] · B for m < M, into C[c + m*ldc :], ldc >= padded_columns(N).
+
+    B is the rows top ... top + K of a matrix of `height` rows, packed by `pack`, at offset b.
 
     A k block of the rows stays in L2 while the panels pass, a k block of the panel in L1 or L2 while the rows pass.
     """
@@ -153,7 +155,7 @@ def gemm(A, a, rows, r, M, B, b, C, c, ldc, N, K, accumulate):  # type: ignore[n
         for j in range(0, columns, PANEL):
             m = 0
             if columns - j > LANES:
-                panel = b + j * K + k * PANEL
+                panel = b + j * height + (top + k) * PANEL
                 while m + LARGE <= M:
                     _large2(A, a + k, rows, r + m, B, panel, C, c + m * ldc + j, ldc, depth, add)
                     m += LARGE
@@ -164,7 +166,7 @@ def gemm(A, a, rows, r, M, B, b, C, c, ldc, N, K, accumulate):  # type: ignore[n
                     _row2(A, a + k, rows, r + m, B, panel, C, c + m * ldc + j, ldc, depth, add)
                     m += 1
             else:
-                panel = b + j * K + k * LANES
+                panel = b + j * height + (top + k) * LANES
                 while m + LARGE <= M:
                     _large1(A, a + k, rows, r + m, B, panel, C, c + m * ldc + j, ldc, depth, add)
                     m += LARGE

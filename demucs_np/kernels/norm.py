@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._jit import inline, kernel
+from .._jit import inline, kernel, view
 from .activation import gelu, sigmoid
-from .conv import ACTIVATIONS, GELU, GLU
+from .conv import ACTIVATIONS, GELU, GLU, RELU
 from .layer import EPS
 from .tiles import pool
 
@@ -35,7 +35,7 @@ def _moments_tile(tile, scratch, x, partial, geometry):  # type: ignore[no-untyp
     for row in range(tile * ROWS, min(rows, (tile + 1) * ROWS)):
         for g in range(groups):
             key = base + 2 * (row % period * groups + g)
-            total, squares = _sums(x[row * C + g * width : row * C + (g + 1) * width])
+            total, squares = _sums(view(x, row * C + g * width, width))
             partial[key] += total
             partial[key + 1] += squares
 
@@ -68,22 +68,25 @@ def group_norm(
 @kernel
 def _affine_tile(tile, scratch, x, scale, shift, out, geometry):  # type: ignore[no-untyped-def]
     rows, L, length, crop, C, act = geometry
-    z = scratch[:C]
+    z = view(scratch, 0, C)
     half = C // 2
     for row in range(tile * ROWS, min(rows, (tile + 1) * ROWS)):
         at = (row // length * L + row % length + crop) * C
-        source = x[at : at + C]
+        source = view(x, at, C)
         for i in range(C):
             z[i] = source[i] * scale[i] + shift[i]
         if act == GLU:
-            target, gate = out[row * half : (row + 1) * half], z[half:]
+            target, gate = view(out, row * half, half), view(z, half, half)
             for i in range(half):
                 target[i] = z[i] * sigmoid(gate[i])
         else:
-            target = out[row * C : (row + 1) * C]
+            target = view(out, row * C, C)
             if act == GELU:
                 for i in range(C):
                     target[i] = gelu(z[i])
+            elif act == RELU:
+                for i in range(C):
+                    target[i] = max(z[i], np.float32(0))
             else:
                 for i in range(C):
                     target[i] = z[i]
@@ -99,7 +102,7 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndar
 def _layer_norm_tile(tile, scratch, x, weight, bias, out, rows):  # type: ignore[no-untyped-def]
     C = weight.size
     for row in range(tile * 128, min(rows, (tile + 1) * 128)):
-        source, target = x[row * C : (row + 1) * C], out[row * C : (row + 1) * C]
+        source, target = view(x, row * C, C), view(out, row * C, C)
         total, squares = _sums(source)
         mean = total / C
         scale = np.float32(1 / np.sqrt(max(squares / C - mean * mean, 0.0) + EPS))
@@ -164,7 +167,7 @@ def _norm_gelu_tile(tile, scratch, x, stats, weight, bias, geometry):  # type: i
     rows, L, C = geometry
     for row in range(tile * ROWS, min(rows, (tile + 1) * ROWS)):
         l = row % L
-        y = x[row * C : (row + 1) * C]
+        y = view(x, row * C, C)
         mean, scale = stats[2 * l], stats[2 * l + 1]
         for i in range(C):
             y[i] = gelu((y[i] - mean) * scale * weight[i] + bias[i])
@@ -185,14 +188,14 @@ def second_moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _second_moments_tile(tile, scratch, x, partial, geometry):  # type: ignore[no-untyped-def]
     rows, L, C = geometry
     for row in range(tile * ROWS, min(rows, (tile + 1) * ROWS)):
-        y = x[row * C : (row + 1) * C]
+        y = view(x, row * C, C)
         key = (tile * L + row % L) * (C + C * C)
-        sums = partial[key : key + C]
+        sums = view(partial, key, C)
         for i in range(C):
             sums[i] += np.float64(y[i])
         for i in range(C):
             v = np.float64(y[i])
-            products = partial[key + C + i * C + i : key + C + (i + 1) * C]
-            other = y[i:]
+            products = view(partial, key + C + i * C + i, C - i)
+            other = view(y, i, C - i)
             for j in range(other.size):
                 products[j] += v * np.float64(other[j])

@@ -176,6 +176,49 @@ class Reference:
             out[n : n + step] = np.matmul(weights, vh).transpose(1, 0, 2).reshape(-1, C)
         return out
 
+    def prepare_recurrent(self, weights: Array) -> Array:
+        """The recurrent weights [2, H, 4H] of an LSTM layer as `lstm` wants them."""
+        return weights
+
+    def lstm(self, gates: Array, recurrent: Array, first: Array, step: int, steps: int) -> Array:
+        """One bidirectional LSTM layer over sequences that share their inputs: gates [P, 8H] -> [steps, sequences, 2H].
+
+        gates: W x + b of every input, for i, f, g, o of the forward and then of the backward direction. Sequence r reads the rows
+        first[r] + t*step of it. Forward halves of the result come first.
+        """
+        R, H = first.size, gates.shape[1] // 8
+        out = np.empty((steps, R, 2 * H), np.float32)
+        for direction, times in enumerate((range(steps), range(steps - 1, -1, -1))):
+            h, c = np.zeros((R, H), np.float32), np.zeros((R, H), np.float32)
+            for t in times:
+                z = gates[first + t * step, direction * 4 * H : (direction + 1) * 4 * H] + np.matmul(h, recurrent[direction])
+                i, f, g, o = z[:, :H], z[:, H : 2 * H], z[:, 2 * H : 3 * H], z[:, 3 * H :]
+                c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+                h = sigmoid(o) * np.tanh(c)
+                out[t, :, direction * H : (direction + 1) * H] = h
+        return out
+
+    def local_attention(self, x: Array, heads: int, decays: int) -> Array:
+        """Attention over T that fades with distance, for each row of F by itself: x [T, F, 3C + heads*decays] -> [T, F, C].
+
+        x: queries, keys, values, and for each head and query the logits p of `decays` rates. The score of query s and key t is
+        q·k / sqrt(C/heads) - |s - t| / sqrt(decays) * Σ_n n sigmoid(p_n) / 2, with n = 1 ... decays, but -100 where s = t.
+        """
+        T, F, width = x.shape
+        C = (width - heads * decays) // 3
+        q, k, v = (x[:, :, i * C : (i + 1) * C].reshape(T, F, heads, -1).transpose(1, 2, 0, 3) for i in range(3))  # [F, heads, T, D]
+        rates = sigmoid(x[:, :, 3 * C :]).reshape(T, F, heads, decays) @ np.arange(1, decays + 1, dtype=np.float32)  # [T, F, heads]
+        rates = rates.transpose(1, 2, 0)[..., None] * np.float32(0.5 / math.sqrt(decays))
+        distance = np.abs(np.arange(T)[:, None] - np.arange(T)).astype(np.float32)
+        out = np.empty((T, F, C), np.float32)
+        for f in range(F):
+            scores = np.matmul(q[f], k[f].transpose(0, 2, 1)) * np.float32(1 / math.sqrt(C // heads)) - rates[f] * distance
+            scores[:, np.arange(T), np.arange(T)] = -100
+            weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            weights /= weights.sum(axis=-1, keepdims=True)
+            out[:, f] = np.matmul(weights, v[f]).transpose(1, 0, 2).reshape(T, C)
+        return out
+
     def wiener(self, z: Array, m: Array, iterations: int, residual: bool) -> Array:
         """The sources' spectrograms [T, F, 2*S*C] in the mixture z [T, F, 2C], from their magnitudes m [T, F, S*C]; see `wiener.py`.
 
@@ -201,6 +244,10 @@ class Reference:
                 y = v[..., None] * np.einsum("fsab,tfb->tfsa", covariance, white)
             windows.append(np.ascontiguousarray(y[:, :, :S] * scale).view(np.float64).reshape(len(x), F, -1))
         return np.concatenate(windows).astype(np.float32)
+
+    def feed_forward(self, x: Array, y: Array, widen: Conv, narrow: Conv, scale: Array | None) -> Array:
+        """x + scale * narrow(activation(widen(y))), all [1, N, C]."""
+        return self.conv(self.conv(y, widen), narrow, scale=scale, residual=x)
 
     def stft(self, x: Array, n_fft: int, hop: int, frames: int) -> Array:
         """x[channels, samples] -> [frames, n_fft/2, 2*channels]: real and imaginary part of each channel, / sqrt(n_fft), last bin dropped."""

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .._jit import exact, kernel
+from .._jit import exact, kernel, view
 from .tiles import pool
 
 FRAMES = 8  # forward: frames of one channel side by side
@@ -48,12 +48,12 @@ def _fft(scratch, a, b, n, lanes, cosine, sine):  # type: ignore[no-untyped-def]
             c, s = cosine[2 * j * m], sine[2 * j * m]
             size = m * lanes
             low, high = a + j * size, a + (j + span) * size
-            r0, i0 = scratch[low : low + size], scratch[low + imaginary : low + imaginary + size]
-            r1, i1 = scratch[high : high + size], scratch[high + imaginary : high + imaginary + size]
+            r0, i0 = view(scratch, low, size), view(scratch, low + imaginary, size)
+            r1, i1 = view(scratch, high, size), view(scratch, high + imaginary, size)
             low = b + 2 * j * size
             high = low + size
-            p0, q0 = scratch[low : low + size], scratch[low + imaginary : low + imaginary + size]
-            p1, q1 = scratch[high : high + size], scratch[high + imaginary : high + imaginary + size]
+            p0, q0 = view(scratch, low, size), view(scratch, low + imaginary, size)
+            p1, q1 = view(scratch, high, size), view(scratch, high + imaginary, size)
             for i in range(size):
                 dr, di = r0[i] - r1[i], i0[i] - i1[i]
                 p0[i] = r0[i] + r1[i]
@@ -176,8 +176,8 @@ def _istft_tile(tile, scratch, z, window, twiddle, envelope, time, out, geometry
         for position in range(low, high):
             p = position - begin
             w = window[p] * one
-            source = scratch[at + (p // 2 + (n if p % 2 == 0 else 0)) * signals : at + (p // 2 + (n if p % 2 == 0 else 0) + 1) * signals]
-            target = total[(position - first) * signals : (position - first + 1) * signals]
+            source = view(scratch, at + (p // 2 + (n if p % 2 == 0 else 0)) * signals, signals)
+            target = view(total, (position - first) * signals, signals)
             for i in range(signals):
                 target[i] += source[i] * w
     for position in range(first, last):

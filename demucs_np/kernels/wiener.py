@@ -65,7 +65,7 @@ def _wiener_tile(tile, scratch, z, m, scale, out, geometry):  # type: ignore[no-
             for c in range(C):
                 real, imaginary = np.float64(z[2 * (at + c)]), np.float64(z[2 * (at + c) + 1])
                 if real == 0 and imaginary == 0:
-                    real = 1.0
+                    real = np.float64(1)
                 mixed = complex(real, imaginary) / divisor
                 phase = complex(real, imaginary) / np.sqrt(real * real + imaginary * imaginary)
                 rest = mixed

@@ -10,24 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import AudioError, UsageError
-from ..kernels import operations
+from ..errors import UsageError
 from ..kernels.layer import linear
 from ..tracing import tap, tracing
 from . import spectral
 from .blocks import Array, BandedDecoder, BandedEncoder, DecoderLayer, EncoderLayer, Tensors, scope
 from .config import HDemucsConfig, HTDemucsConfig, HybridLayer
+from .network import Network
 from .transformer import CrossTransformer
 
 
-class Hybrid:
+class Hybrid(Network):
     """The two U-Nets, as HTDemucs and HDemucs share them."""
 
     def __init__(self, config: HTDemucsConfig | HDemucsConfig, tensors: Tensors, backend: str = "numba") -> None:
-        self.config, self.backend = config, backend
-        self.sources, self.samplerate, self.audio_channels = config.sources, config.samplerate, config.audio_channels
-        self.segment = config.segment
-        self.ops = operations(backend)
+        super().__init__(config, backend)
+        self.config = config
         self.encoder, self.tencoder, self.decoder, self.tdecoder = [], [], [], []  # type: ignore[var-annotated]
         plan = config.layers()
         for at, level in enumerate(plan):
@@ -73,36 +71,14 @@ class Hybrid:
         settings = self._layer(level, False) | {"context": self.config.context, "last": level.index == 0}
         return DecoderLayer(self.ops, tensors, path, empty=level.last_freq, **settings)
 
-    @property
-    def max_segment(self) -> Any:
-        """The longest segment in seconds that the model takes; None: any."""
-        return None
-
-    def valid_length(self, length: int) -> int:
-        """The length to pad `length` samples to."""
-        return length
-
-    def __call__(self, mix: Array) -> Array:
-        """Separate: float32 (batch, channels, samples) -> (batch, sources, channels, samples).
-
-        Raises AudioError for NaN or infinite samples, UsageError for another number of channels or a longer segment than allowed.
-        """
-        mix = np.ascontiguousarray(mix, np.float32)
-        if mix.ndim != 3 or mix.shape[1] != self.audio_channels or mix.shape[2] == 0:
-            raise UsageError(f"the mix has shape {mix.shape}; the model takes (batch, {self.audio_channels}, samples)")
-        if not np.isfinite(mix).all():
-            raise AudioError("the audio has NaN or infinite samples; repair or re-export it")
-        try:
-            return np.stack([self.forward(item) for item in mix])
-        finally:
-            self.ops.reset()
-
     def forward(self, mix: Array) -> Array:
         """mix [channels, n] -> [sources, channels, n]."""
         ops, n = self.ops, mix.shape[1]
         z = self.spectrogram(mix)  # [channels, n] -> [T, F, 2*channels]
         x, mean, std = ops.normalize(z if self.config.cac else spectral.magnitude(z))  # [T, F, C]
-        xt, mean_t, std_t = ops.normalize(np.ascontiguousarray(mix.T)[None])  # [1, n, channels]
+        xt, mean_t, std_t = None, 0.0, 1.0
+        if self.tencoder:
+            xt, mean_t, std_t = ops.normalize(np.ascontiguousarray(mix.T)[None])  # [1, n, channels]
 
         inputs = (x, xt)
         skips, skips_t, lengths, lengths_t = [], [], [], []
@@ -189,7 +165,9 @@ class HTDemucs(Hybrid):
             return length
         longest = int(self.segment * self.samplerate)
         if length > longest:
-            raise UsageError(f"a segment of {length} samples is longer than the {longest} ({float(self.segment):g} s) the model was made for")
+            raise UsageError(
+                f"a segment of {length} samples is longer than the {longest} ({float(self.segment):g} s) the model was made for"
+            )
         return longest
 
     def forward(self, mix: Array) -> Array:

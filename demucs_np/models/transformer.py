@@ -85,12 +85,12 @@ class TransformerLayer:
             x = self.attend(x, y, context)
             ops.free(y, context)
             y = self.norm3(x)
-            x = self.feed_forward(x, y)
+            x = ops.feed_forward(x, y, self.widen, self.narrow, self.scale2)  # [1, N, C] -> [1, N, 4C] -> [1, N, C]
             ops.free(y)
             return self.norm_out(ops, x) if self.norm_out else x
         y = self.attend(ops.copy(x), x, other)
         x = self.swap(y, self.norm1(y), x)
-        y = self.feed_forward(ops.copy(x), x)
+        y = ops.feed_forward(ops.copy(x), x, self.widen, self.narrow, self.scale2)
         return self.swap(y, self.norm2(y), x)
 
     def swap(self, y: Array, normed: Array, x: Array) -> Array:
@@ -112,13 +112,6 @@ class TransformerLayer:
         ops.free(*projections)
         x = ops.conv(z[None], self.project, scale=self.scale1, residual=x)  # [1, N, C]
         ops.free(z)
-        return x
-
-    def feed_forward(self, x: Array, y: Array) -> Array:
-        """x + scale2 * narrow(activation(widen(y)))."""
-        hidden = self.ops.conv(y, self.widen)  # [1, N, C] -> [1, N, 4C]
-        x = self.ops.conv(hidden, self.narrow, scale=self.scale2, residual=x)
-        self.ops.free(hidden)
         return x
 
 
