@@ -14,6 +14,7 @@ import numpy as np
 from ..kernels.layer import Conv, convolution, linear, over_time, transposed
 from ..kernels.reference import Reference
 from ..tracing import tap
+from .recurrent import BLSTM, LocalState
 
 Array = np.ndarray
 Tensors = Mapping[str, Array]
@@ -46,28 +47,40 @@ class GroupNorm:
 class DConv:
     """Residual branch over time: per depth a dilated convolution to few channels, norm, GELU, a 1x1 convolution back, norm, GLU, scale.
 
-    Norms take their statistics over (T, C) of each frequency row by itself. Reference: `demucs.demucs.DConv`.
+    Before the 1x1 convolution there may be a BLSTM, then a LocalState. Norms take their statistics over (T, C) of each frequency row
+    by itself. Reference: `demucs.demucs.DConv`.
     """
 
-    def __init__(self, ops: Reference, tensors: Tensors, depth: int) -> None:
-        self.ops = ops
+    def __init__(self, ops: Reference, tensors: Tensors, path: str, *, depth: int, freq: bool) -> None:
+        self.ops, self.path, self.freq = ops, path, freq
         self.layers = []
         for d in range(abs(depth)):
             w = scope(tensors, f"layers.{d}")
             shrink = ops.prepare(over_time(w["0.weight"], w["0.bias"], 2**d if depth > 0 else 1))
-            expand = linear(w["3.weight"], w["3.bias"], "glu")
-            expand = ops.prepare(replace(expand, norm=(w["4.weight"], w["4.bias"])))
-            self.layers.append((shrink, (w["1.weight"], w["1.bias"]), expand, w["6.scale"]))
+            parts: list[BLSTM | LocalState] = []
+            if "3.linear.weight" in w:
+                parts.append(BLSTM(ops, scope(w, "3"), layers=2, window=200, skip=True))
+            if f"{3 + len(parts)}.proj.weight" in w:
+                parts.append(LocalState(ops, scope(w, f"{3 + len(parts)}")))
+            at = 3 + len(parts)
+            expand = linear(w[f"{at}.weight"], w[f"{at}.bias"], "glu")
+            expand = ops.prepare(replace(expand, norm=(w[f"{at + 1}.weight"], w[f"{at + 1}.bias"])))
+            self.layers.append((shrink, (w["1.weight"], w["1.bias"]), parts, expand, w[f"{at + 3}.scale"]))
 
     def __call__(self, x: Array) -> Array:
-        ops = self.ops
-        for shrink, (weight, bias), expand, scale in self.layers:
+        """x: [T, F, C] or [1, T, C], may be changed in place."""
+        ops, shape = self.ops, x.shape
+        if not self.freq:
+            x = x.reshape(-1, 1, x.shape[2])  # a time layer is [T, 1, C] here
+        for shrink, (weight, bias), parts, expand, scale in self.layers:
             h = ops.conv(x, shrink)  # [T, F, C] -> [T, F, C/compress]
             h = ops.norm_gelu(h, weight, bias)
+            for part in parts:
+                h = part(h)
             stats = ops.projected_stats(h, expand)  # [F, 2]
             x = ops.conv(h, expand, stats=stats, scale=scale, residual=x)  # -> [T, F, C]
             ops.free(h)
-        return x
+        return tap(self.path, x.reshape(shape), "TFC" if self.freq else "TC")
 
 
 class EncoderLayer:
@@ -86,20 +99,24 @@ class EncoderLayer:
         context: int,
         dconv_depth: int,
         empty: bool = False,
+        activation: str = "gelu",
+        gate: str = "glu",
+        dconv: str = "dconv",
     ) -> None:
-        self.ops, self.path, self.freq, self.stride, self.empty = ops, path, freq, stride, empty
+        self.ops, self.freq, self.stride, self.empty = ops, freq, stride, empty
+        self.activation, self.gate = activation, gate
         self.norm1, self.norm2 = GroupNorm.of(tensors, "norm1", groups), GroupNorm.of(tensors, "norm2", groups)
-        activation = "none" if self.norm1 or self.empty else "gelu"
-        self.conv = convolution(tensors["conv.weight"], tensors["conv.bias"], stride=stride, pad=pad, activation=activation)
+        fused = "none" if self.norm1 or self.empty else activation
+        self.conv = convolution(tensors["conv.weight"], tensors["conv.bias"], stride=stride, pad=pad, activation=fused)
         self.kernel_size = self.conv.width
         self.conv = ops.prepare(self.conv)
         self.rewrite: Conv | None = None
         if "rewrite.weight" in tensors:
             self.rewrite = ops.prepare(
-                convolution(tensors["rewrite.weight"], tensors["rewrite.bias"], pad=context, activation="none" if self.norm2 else "glu")
+                convolution(tensors["rewrite.weight"], tensors["rewrite.bias"], pad=context, activation="none" if self.norm2 else gate)
             )
-        residual = scope(tensors, "dconv")
-        self.dconv = DConv(ops, residual, dconv_depth) if residual else None
+        residual = scope(tensors, dconv)
+        self.dconv = DConv(ops, residual, f"{path}.{dconv}", depth=dconv_depth, freq=freq) if residual else None
 
     def __call__(self, x: Array, inject: Array | None = None) -> Array:
         """x: [T, F, C_in] or [1, T, C_in]; inject: the time branch's output, added before the first norm and GELU."""
@@ -113,19 +130,14 @@ class EncoderLayer:
         if self.empty:
             return y
         if self.norm1:
-            y = self.norm1(ops, y, "gelu")
+            y = self.norm1(ops, y, self.activation)
         if self.dconv:
-            y = self.residual(y)
+            y = self.dconv(y)
         if not self.rewrite:
             return y
         z = ops.conv(y, self.rewrite)  # [T, F, C] -> [T, F, C], or before norm2 and GLU [T, F, 2C]
         ops.free(y)
-        return self.norm2(ops, z, "glu") if self.norm2 else z
-
-    def residual(self, y: Array) -> Array:
-        assert self.dconv is not None
-        z = self.dconv(y if self.freq else y.reshape(-1, 1, y.shape[2])).reshape(y.shape)  # a time layer is [T, 1, C] here
-        return tap(f"{self.path}.dconv", z, "TFC" if self.freq else "TC")
+        return self.norm2(ops, z, self.gate) if self.norm2 else z
 
 
 class DecoderLayer:
@@ -145,19 +157,22 @@ class DecoderLayer:
         dconv_depth: int,
         last: bool,
         empty: bool = False,
+        activation: str = "gelu",
+        gate: str = "glu",
+        dconv: str = "dconv",
     ) -> None:
-        self.ops, self.path, self.freq, self.stride, self.pad, self.last, self.empty = ops, path, freq, stride, pad, last, empty
+        self.ops, self.freq, self.stride, self.pad, self.empty = ops, freq, stride, pad, empty
+        self.activation, self.gate = "none" if last else activation, gate
         self.norm1, self.norm2 = GroupNorm.of(tensors, "norm1", groups), GroupNorm.of(tensors, "norm2", groups)
         self.kernel_size = tensors["conv_tr.weight"].shape[2]
         self.bias = tensors["conv_tr.bias"]
-        plain = last or self.norm2 is not None
         self.conv_tr = ops.prepare(
             transposed(
                 tensors["conv_tr.weight"],
                 tensors["conv_tr.bias"],
                 stride=stride,
                 crop=0 if self.norm2 else pad,
-                activation="none" if plain else "gelu",
+                activation="none" if self.norm2 else self.activation,
             )
         )
         self.rewrite: Conv | None = None
@@ -165,11 +180,11 @@ class DecoderLayer:
             weight = tensors["rewrite.weight"]
             self.rewrite = ops.prepare(
                 convolution(
-                    weight, tensors["rewrite.bias"], pad=context if weight.shape[2] > 1 else 0, activation="none" if self.norm1 else "glu"
+                    weight, tensors["rewrite.bias"], pad=context if weight.shape[2] > 1 else 0, activation="none" if self.norm1 else gate
                 )
             )
-        residual = scope(tensors, "dconv")
-        self.dconv = DConv(ops, residual, dconv_depth) if residual else None
+        residual = scope(tensors, dconv)
+        self.dconv = DConv(ops, residual, f"{path}.{dconv}", depth=dconv_depth, freq=freq) if residual else None
 
     def before_upsampling(self, x: Array | None, skip: Array | None) -> Array:
         """All but the transposed convolution. x None stands for zeros. Frees skip, and x unless it is returned."""
@@ -181,15 +196,14 @@ class DecoderLayer:
             y = ops.conv(x, self.rewrite, skip=skip)  # [T, F, C] -> [T, F, C], or before norm1 and GLU [T, F, 2C]
             ops.free(x, skip)
             if self.norm1:
-                y = self.norm1(ops, y, "glu")
+                y = self.norm1(ops, y, self.gate)
         else:
             y = x
             if skip is not None:
                 y = ops.add_table(x, skip)
                 ops.free(skip)
         if self.dconv:
-            z = self.dconv(y if self.freq else y.reshape(-1, 1, y.shape[2])).reshape(y.shape)
-            y = tap(f"{self.path}.dconv", z, "TFC" if self.freq else "TC")
+            y = self.dconv(y)
         return y
 
     def upsample(self, y: Array, length: int) -> Array:
@@ -198,7 +212,7 @@ class DecoderLayer:
         if not self.norm2:
             return self.ops.conv(y, self.conv_tr, length=length)  # [T, F, C] -> [T, F*stride, C_out]
         z = self.ops.conv(y, self.conv_tr, length=full)
-        return self.norm2(self.ops, z, "none" if self.last else "gelu", crop=self.pad, length=length)
+        return self.norm2(self.ops, z, self.activation, crop=self.pad, length=length)
 
 
 class BandedEncoder:

@@ -76,9 +76,7 @@ class Hybrid(Network):
         ops, n = self.ops, mix.shape[1]
         z = self.spectrogram(mix)  # [channels, n] -> [T, F, 2*channels]
         x, mean, std = ops.normalize(z if self.config.cac else spectral.magnitude(z))  # [T, F, C]
-        xt, mean_t, std_t = None, 0.0, 1.0
-        if self.tencoder:
-            xt, mean_t, std_t = ops.normalize(np.ascontiguousarray(mix.T)[None])  # [1, n, channels]
+        xt, mean_t, std_t = ops.normalize(np.ascontiguousarray(mix.T)[None])  # [1, n, channels]
 
         inputs = (x, xt)
         skips, skips_t, lengths, lengths_t = [], [], [], []

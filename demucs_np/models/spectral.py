@@ -22,13 +22,23 @@ def pad_reflect(x: Array, left: int, right: int) -> Array:
     return np.pad(x, ((0, 0), (left, right)), mode="reflect")
 
 
-def spectrogram(ops: Reference, mix: Array, n_fft: int) -> Array:
-    """mix [C, n] -> [ceil(n/hop), n_fft/2, 2C]: frame t is centred on samples t*hop ... (t+1)*hop; complex numbers as two channels."""
+def spectrogram(ops: Reference, mix: Array, n_fft: int, *, zeros: bool = False) -> Array:
+    """mix [C, n] -> [ceil(n/hop), n_fft/2, 2C]: frame t is centred on samples t*hop ... (t+1)*hop; complex numbers as two channels.
+
+    Beyond its ends the mix is reflected, or with `zeros` silent.
+    """
     hop, n = n_fft // 4, mix.shape[1]
     frames = -(-n // hop)
-    pad = hop // 2 * 3
-    padded = pad_reflect(mix, pad, pad + frames * hop - n)  # [C, n] -> [C, (frames + 3)*hop]
+    left, right = hop // 2 * 3, hop // 2 * 3 + frames * hop - n
+    padded = np.pad(mix, ((0, 0), (left, right))) if zeros else pad_reflect(mix, left, right)  # [C, n] -> [C, (frames + 3)*hop]
     return ops.stft(padded, n_fft, hop, frames)
+
+
+def spectrogram_centered(ops: Reference, mix: Array, n_fft: int) -> Array:
+    """mix [C, n], n > n_fft/2 -> [1 + n//hop, n_fft/2, 2C]: frame t is centred on sample t*hop."""
+    hop = n_fft // 4
+    padded = np.pad(mix, ((0, 0), (n_fft // 2, n_fft // 2)), mode="reflect")
+    return ops.stft(padded, n_fft, hop, 1 + mix.shape[1] // hop)
 
 
 @lru_cache(maxsize=4)
@@ -39,10 +49,36 @@ def inverse_envelope(n_fft: int, n: int) -> Array:
     return np.resize(1 / np.roll(total, -(n_fft // 8)), n).astype(np.float32)
 
 
+@lru_cache(maxsize=4)
+def inverse_envelope_of(n_fft: int, n: int, first: int, frames: int) -> Array:
+    """1 / (sum of the squared windows over each sample) of `frames` frames, the first of which begins at sample `first`."""
+    hop = n_fft // 4
+    window = hann(n_fft).astype(np.float64) ** 2
+    total = np.zeros(-first + max(n, first + (frames - 1) * hop + n_fft))
+    for t in range(frames):
+        total[t * hop : t * hop + n_fft] += window
+    return (1 / total[-first : -first + n]).astype(np.float32)
+
+
 def waveform(ops: Reference, z: Array, n_fft: int, n: int, **affine: object) -> Array:
     """Inverse of `spectrogram`: z [frames, n_fft/2, 2*signals] -> [signals, n]. `affine`: see `Reference.istft`."""
     hop = n_fft // 4
     return ops.istft(z, n_fft, hop, -(hop // 2 * 3), inverse_envelope(n_fft, n), **affine)  # type: ignore[arg-type]
+
+
+def waveform_late(ops: Reference, z: Array, n_fft: int, n: int, **affine: object) -> Array:
+    """As `waveform`, but 3/2 hops late, as the first hybrid models were trained: they crop two hops less than they padded.
+
+    The first samples then lack a frame in the envelope: the spectrogram is continued with only two frames of silence.
+    """
+    envelope = inverse_envelope_of(n_fft, n, -(n_fft // 2), len(z) + 4)
+    return ops.istft(z, n_fft, n_fft // 4, 0, envelope, **affine)  # type: ignore[arg-type]
+
+
+def waveform_centered(ops: Reference, z: Array, n_fft: int, n: int, **affine: object) -> Array:
+    """Inverse of `spectrogram_centered`."""
+    envelope = inverse_envelope_of(n_fft, n, -(n_fft // 2), len(z))
+    return ops.istft(z, n_fft, n_fft // 4, -(n_fft // 2), envelope, **affine)  # type: ignore[arg-type]
 
 
 def magnitude(z: Array) -> Array:

@@ -156,7 +156,7 @@ class CrossTransformer:
 
     def positions_t(self, T: int, C: int, weight: float) -> Array:
         if self.config.t_emb == "scaled":
-            if self.embedding is None or T > len(self.embedding):
+            if self.embedding is None or len(self.embedding) < T:
                 raise ValueError(f"{T} steps are more than t_max_positions={self.config.t_max_positions}")
             return np.asarray(np.float32(weight) * (self.embedding[:T] * np.float32(3)), np.float32)
         centered = self.config.t_emb == "cape" and self.config.t_cape_mean_normalize

@@ -1,0 +1,157 @@
+"""Attention over time whose scores fall with the distance, at rates that each query chooses; the matrix of scores is never stored.
+
+Source: `demucs.demucs.LocalState`; Dao et al. 2022 (FlashAttention), section 3.1, for the running maximum and sum.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._jit import inline, kernel, maximum
+from .activation import exp, sigmoid
+from .gemm import PANEL, gemm, padded_columns
+from .tiles import pool
+
+QUERIES = 96  # rows of a tile
+KEYS = 384  # keys in work at a time: scores, keys and values of a block stay in L2
+_LOWEST = np.float32(-3e38)
+_ITSELF = np.float32(-100)  # score of a query and its own position
+
+
+def local_attention(x: np.ndarray, heads: int, decays: int, out: np.ndarray) -> None:
+    """out[T, F, C] = attention over T for each row of F and each head, a slice of C/heads channels.
+
+    x [T, F, 3C + heads*decays]: queries, keys, values, and for each head and query the logits p of `decays` rates. The score of query s
+    and key t is q·k / sqrt(C/heads) - |s - t| / sqrt(decays) * Σ_n n sigmoid(p_n) / 2, with n = 1 ... decays, but -100 where s = t.
+    """
+    T, F, C = out.shape
+    D = C // heads
+    wide = int(padded_columns(D))
+    scratch = QUERIES * (2 + KEYS + wide + 3) + KEYS * (D + wide)
+    tiles = F * heads * -(-T // QUERIES)
+    pool().run(_local_attention_tile, tiles, scratch, x.reshape(-1), out.reshape(-1), np.array([T, F, C, heads, decays]))
+
+
+@kernel
+def _local_attention_tile(tile, scratch, x, out, geometry):  # type: ignore[no-untyped-def]
+    """QUERIES queries of one head and row: for each block of keys scores, running maximum, weights, and their product with the values."""
+    T, F, C, heads, decays = geometry
+    D = C // heads
+    wide = padded_columns(D)
+    across = (T + QUERIES - 1) // QUERIES
+    first = tile % across * QUERIES
+    head, f = tile // across % heads, tile // across // heads
+    M = min(QUERIES, T - first)
+    lx = F * (3 * C + heads * decays)
+    query = f * (3 * C + heads * decays) + head * D
+    table = scratch[: 2 * QUERIES].view(np.int64)
+    at_scores = 2 * QUERIES
+    at_sums = at_scores + QUERIES * KEYS
+    top, total, rate = scratch[at_sums : at_sums + M], scratch[at_sums + M : at_sums + 2 * M], scratch[at_sums + 2 * M : at_sums + 3 * M]
+    at_result = at_sums + 3 * QUERIES
+    at_keys = at_result + QUERIES * wide
+    at_values = at_keys + KEYS * D
+    scale = np.float32(1 / np.sqrt(np.float64(D)))
+    for m in range(M):
+        logits = f * (3 * C + heads * decays) + 3 * C + head * decays + (first + m) * lx
+        top[m], total[m], rate[m] = _LOWEST, np.float32(0), _rate(x[logits : logits + decays])
+    scratch[at_result : at_result + M * wide] = 0
+    for begin in range(0, T, KEYS):
+        size = min(KEYS, T - begin)
+        _pack_keys(x, query + C + begin * lx, lx, size, D, scratch[at_keys:at_values])
+        _pack_values(x, query + 2 * C + begin * lx, lx, size, D, wide, scratch[at_values : at_values + KEYS * wide])
+        for m in range(M):
+            table[m] = query + (first + m) * lx
+        gemm(x, 0, table, 0, M, scratch, at_keys, D, 0, scratch, at_scores, KEYS, size, D, False)
+        for m in range(M):
+            scores = scratch[at_scores + m * KEYS : at_scores + m * KEYS + size]
+            here = first + m - begin  # the query's own place among the keys
+            _fade(scores, scale, rate[m], here)
+            if 0 <= here < size:
+                scores[here] = _ITSELF
+            highest = max(top[m], _largest(scores))
+            if highest > top[m]:
+                shrink = exp(top[m] - highest)
+                _multiply(scratch[at_result + m * wide : at_result + (m + 1) * wide], shrink)
+                total[m] *= shrink
+                top[m] = highest
+            total[m] += _weights(scores, highest)
+            table[m] = at_scores + m * KEYS
+        gemm(scratch, 0, table, 0, M, scratch, at_values, size, 0, scratch, at_result, wide, D, size, True)
+    for m in range(M):
+        start = ((first + m) * F + f) * C + head * D
+        target = out[start : start + D]
+        source = scratch[at_result + m * wide : at_result + m * wide + D]
+        one = np.float32(1) / total[m]
+        for i in range(D):
+            target[i] = source[i] * one
+
+
+@inline
+def _rate(logits):  # type: ignore[no-untyped-def]
+    """How fast the scores fall: Σ n sigmoid(p_n) / (2 sqrt(decays))."""
+    total = np.float32(0)
+    for n in range(logits.size):
+        total += np.float32(n + 1) * sigmoid(logits[n])
+    return total * np.float32(0.5 / np.sqrt(np.float64(logits.size)))
+
+
+@inline
+def _pack_keys(x, start, lx, size, D, out):  # type: ignore[no-untyped-def]
+    """`size` keys of D channels as panels [D, PANEL] of keys side by side, as `gemm` reads them."""
+    for j in range(0, padded_columns(size), PANEL):
+        width = min(PANEL, padded_columns(size) - j)
+        for i in range(width):
+            if j + i < size:
+                key = x[start + (j + i) * lx : start + (j + i) * lx + D]
+                for c in range(D):
+                    out[j * D + c * width + i] = key[c]
+            else:
+                for c in range(D):
+                    out[j * D + c * width + i] = np.float32(0)
+
+
+@inline
+def _pack_values(x, start, lx, size, D, wide, out):  # type: ignore[no-untyped-def]
+    """`size` values of D channels as panels [size, PANEL] of channels."""
+    for j in range(0, wide, PANEL):
+        width = min(PANEL, wide - j)
+        inside = min(width, D - j)
+        for i in range(size):
+            row = out[j * size + i * width : j * size + (i + 1) * width]
+            value = x[start + i * lx + j : start + i * lx + j + inside]
+            for c in range(inside):
+                row[c] = value[c]
+            for c in range(inside, width):
+                row[c] = np.float32(0)
+
+
+@inline
+def _fade(scores, scale, rate, here):  # type: ignore[no-untyped-def]
+    for i in range(scores.size):
+        scores[i] = scores[i] * scale - rate * np.float32(abs(np.int32(i) - np.int32(here)))
+
+
+@maximum
+def _largest(x):  # type: ignore[no-untyped-def]
+    largest = x[0]
+    for i in range(x.size):
+        largest = max(largest, x[i])
+    return largest
+
+
+@inline
+def _weights(scores, highest):  # type: ignore[no-untyped-def]
+    """scores = exp(scores - highest), and their sum."""
+    total = np.float32(0)
+    for i in range(scores.size):
+        weight = exp(scores[i] - highest)
+        scores[i] = weight
+        total += weight
+    return total
+
+
+@inline
+def _multiply(x, factor):  # type: ignore[no-untyped-def]
+    for i in range(x.size):
+        x[i] *= factor

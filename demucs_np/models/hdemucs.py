@@ -1,0 +1,39 @@
+"""Hybrid Demucs (version 3): the two U-Nets without a transformer, joined where both have reached the same rate.
+
+Its innermost layers hold BLSTM and LocalState instead. `hybrid=False` leaves the U-Net over the spectrogram alone; `hybrid_old` keeps
+an error of the first published models, which were trained with it. Reference: `demucs.hdemucs.HDemucs`; paper: Défossez 2021.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import UsageError
+from . import spectral
+from .blocks import Array
+from .config import HDemucsConfig
+from .htdemucs import Hybrid
+
+
+class HDemucs(Hybrid):
+    """Hybrid Demucs, ready to separate. `tensors`: every parameter under its name in the reference's state."""
+
+    config: HDemucsConfig
+
+    def bottom(self, x: Array, xt: Array) -> tuple[None, None]:
+        """The decoders start from zeros: all they get comes through the skips."""
+        return None, None
+
+    def spectrogram(self, mix: Array) -> Array:
+        n_fft = self.config.nfft
+        if self.config.hybrid:
+            return spectral.spectrogram(self.ops, mix, n_fft, zeros=self.config.hybrid_old)
+        if mix.shape[1] <= n_fft // 2:
+            raise UsageError(f"the mix has {mix.shape[1]} samples, but this model (hybrid=False) needs more than {n_fft // 2}")
+        return spectral.spectrogram_centered(self.ops, mix, n_fft)
+
+    def waveform(self, z: Array, n: int, **affine: Any) -> Array:
+        inverse = spectral.waveform_centered
+        if self.config.hybrid:
+            inverse = spectral.waveform_late if self.config.hybrid_old else spectral.waveform
+        return inverse(self.ops, z, self.config.nfft, n, **affine)

@@ -1,0 +1,85 @@
+"""The parts of a residual branch that look far along time: BLSTM and LocalState.
+
+Axes: T time, F frequency, C channels; rows of F are independent. Reference: `demucs.demucs` (BLSTM, LocalState).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..kernels.layer import linear
+from ..kernels.reference import Reference
+
+Array = np.ndarray
+Tensors = Mapping[str, Array]
+
+HEADS, DECAYS = 4, 4  # of LocalState
+
+
+class BLSTM:
+    """Bidirectional LSTM layers and a linear layer back to C channels.
+
+    With `window`, longer inputs are cut into windows of that many steps, half a window apart, and each step is taken from the
+    window in whose middle it lies. With `skip`, the input is added.
+    """
+
+    def __init__(self, ops: Reference, tensors: Tensors, layers: int, *, window: int | None = None, skip: bool = False) -> None:
+        self.ops, self.window, self.skip = ops, window, skip
+        self.layers = []
+        for layer in range(layers):
+            names = [f"lstm.{{}}_l{layer}{direction}" for direction in ("", "_reverse")]
+            weight = np.concatenate([tensors[name.format("weight_ih")] for name in names])  # [8C, C_in]
+            bias = np.concatenate([tensors[name.format("bias_ih")] + tensors[name.format("bias_hh")] for name in names])
+            recurrent = np.stack([tensors[name.format("weight_hh")].T for name in names])  # [2, C, 4C]
+            self.layers.append((ops.prepare(linear(weight, bias)), ops.prepare_recurrent(recurrent)))
+        self.linear = ops.prepare(linear(tensors["linear.weight"], tensors["linear.bias"]))
+
+    def __call__(self, x: Array) -> Array:
+        """x: [T, F, C] -> [T, F, C]; with `skip`, x may be changed in place."""
+        ops, (T, F, C) = self.ops, x.shape
+        steps, stride, windows = T, 0, 1
+        y = x
+        if self.window is not None and self.window < T:
+            steps, stride = self.window, self.window // 2
+            windows = -(-T // stride)
+            y = np.concatenate([x, np.zeros((stride * (windows + 1) - T, F, C), np.float32)])
+        # A sequence is a row of F in a window. In the first layer, windows that overlap share their projected inputs.
+        first, step = (np.arange(windows)[:, None] * stride * F + np.arange(F)).reshape(-1), F
+        for project, recurrent in self.layers:
+            gates = ops.conv(y.reshape(1, -1, y.shape[2]), project)[0]  # -> [T*F, 8C], then [steps*windows*F, 8C]
+            if y is not x:
+                ops.free(y)
+            y = ops.lstm(gates, recurrent, first, step, steps)  # -> [steps, windows*F, 2C]
+            ops.free(gates)
+            first, step = np.arange(windows * F), windows * F
+        joined = y
+        if windows > 1:
+            time = np.arange(T)
+            window = np.clip((time - stride // 2) // stride, 0, windows - 1)
+            joined = y.reshape(steps, windows, F, 2 * C)[time - window * stride, window]  # [T, F, 2C]
+        out = ops.conv(joined, self.linear, residual=x if self.skip else None)  # -> [T, F, C]
+        ops.free(y)
+        return out
+
+
+class LocalState:
+    """Attention along time that fades with distance, added to its input."""
+
+    def __init__(self, ops: Reference, tensors: Tensors) -> None:
+        self.ops = ops
+        parts = ("query", "key", "content", "query_decay")
+        weight = np.concatenate([tensors[f"{part}.weight"] for part in parts])
+        self.project = ops.prepare(linear(weight, np.concatenate([tensors[f"{part}.bias"] for part in parts])))
+        self.back = ops.prepare(linear(tensors["proj.weight"], tensors["proj.bias"]))
+
+    def __call__(self, x: Array) -> Array:
+        """x: [T, F, C], may be changed in place -> [T, F, C]."""
+        ops = self.ops
+        projected = ops.conv(x, self.project)  # [T, F, C] -> [T, F, 3C + HEADS*DECAYS]
+        y = ops.local_attention(projected, HEADS, DECAYS)  # -> [T, F, C]
+        ops.free(projected)
+        x = ops.conv(y, self.back, residual=x)
+        ops.free(y)
+        return x
