@@ -277,6 +277,13 @@ def test_foreign_file(tmp_path: Path) -> None:
         load_golden(tmp_path / "g.safetensors")
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 1}', '{"version": 1, "layers": [{"name": "encoder.0"}]}'])
+def test_damaged_file(text: str, tmp_path: Path) -> None:
+    save_file({"a": np.zeros(3, np.float32)}, tmp_path / "g.safetensors", {"format": "demucs_np golden", "golden": text})
+    with pytest.raises(ModelError, match="a damaged golden file"):
+        load_golden(tmp_path / "g.safetensors")
+
+
 def test_newer_format(golden: Golden, tmp_path: Path) -> None:
     dataclasses.replace(golden, version=2).save(tmp_path / "g.safetensors")
     with pytest.raises(ModelError, match="golden format 2"):

@@ -28,6 +28,7 @@ from safetensors.numpy import save
 
 from ..errors import ModelError
 from ..models.config import Config, config_from_arguments
+from ..weights.files import written_whole
 from .recipe import draw_mix, stream
 
 VERSION = 1
@@ -89,7 +90,7 @@ class Golden:
         return draw_mix(source["seed"], source["channels"], source["length"], self.config.samplerate)[None]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file."""
+        """Write the file, whole or not at all. Raises WeightsError where it cannot be written."""
         fields = {"version": self.version, "klass": self.klass, "arguments": self.arguments, "weights": self.weights}
         fields |= {"source": self.source, "made_with": self.made_with}
         fields["layers"] = [
@@ -100,7 +101,8 @@ class Golden:
         if self.audio is not None:
             arrays["input"] = np.ascontiguousarray(self.audio, np.float32)
         text = json.dumps(fields, default=_encode, separators=(",", ":"))
-        Path(path).write_bytes(save(arrays, metadata={"format": "demucs_np golden", "golden": text}))
+        with written_whole(Path(path)) as file:
+            file.write(save(arrays, metadata={"format": "demucs_np golden", "golden": text}))
 
 
 def load_golden(path: str | os.PathLike[str]) -> Golden:
@@ -116,15 +118,18 @@ def load_golden(path: str | os.PathLike[str]) -> Golden:
         raise ModelError(f"{os.fspath(path)}: not a readable golden file ({error}); make it again with `demucs-np golden`") from error
     if metadata.get("format") != "demucs_np golden":
         raise ModelError(f"{os.fspath(path)}: a safetensors file, but not a golden file; `demucs-np golden` makes those")
-    fields = json.loads(metadata["golden"], object_hook=_decode)
-    if fields["version"] > VERSION:
-        raise ModelError(f"{os.fspath(path)}: golden format {fields['version']}, this program knows up to {VERSION}; update demucs_np")
-    layers = {}
-    for entry in fields.pop("layers"):
-        name = entry["name"]
-        entry |= {"shape": tuple(entry["shape"]), "sketch": arrays[f"sketch/{name}"], "values": arrays[f"values/{name}"]}
-        layers[name] = Layer(**entry)
-    return Golden(**fields, layers=layers, audio=arrays.get("input"))
+    try:
+        fields = json.loads(metadata["golden"], object_hook=_decode)
+        if fields["version"] > VERSION:
+            raise ModelError(f"{os.fspath(path)}: golden format {fields['version']}, this program knows up to {VERSION}; update demucs_np")
+        layers = {}
+        for entry in fields.pop("layers"):
+            name = entry["name"]
+            entry |= {"shape": tuple(entry["shape"]), "sketch": arrays[f"sketch/{name}"], "values": arrays[f"values/{name}"]}
+            layers[name] = Layer(**entry)
+        return Golden(**fields, layers=layers, audio=arrays.get("input"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{os.fspath(path)}: a damaged golden file ({error!r}); make it again with `demucs-np golden`") from error
 
 
 def positions(name: str, size: int, count: int) -> NDArray[np.int64]:

@@ -155,7 +155,7 @@ def make_golden(
     single = run(model, mix[None], double=False)
     truth = run(model, mix[None], double=True)
     weights: dict[str, Any] = {} if seed is None else {"seed": seed}
-    weights["sha256"] = tensors_digest({name: tensor.numpy() for name, tensor in model.state_dict().items()})
+    weights["sha256"] = digest(model)
     return Golden(
         klass=klass,
         arguments=arguments,
@@ -165,6 +165,11 @@ def make_golden(
         layers={name: fingerprint(name, truth[name], single.pop(name), samples, sums) for name in truth},
         audio=None if "seed" in source else mix,
     )
+
+
+def digest(model: torch.nn.Module) -> str:
+    """The weights' identity, as `recipe.tensors_digest` gives it."""
+    return tensors_digest({name: tensor.numpy() for name, tensor in model.state_dict().items()})
 
 
 def constructor(model: torch.nn.Module) -> tuple[str, dict[str, Any]]:

@@ -17,10 +17,11 @@ from make_goldens import FOLDER, make
 from numpy.typing import NDArray
 
 import demucs_np as dn
+from demucs_np.golden.commands import verify_file
 from demucs_np.golden.recipe import draw_mix, draw_tensors
-from demucs_np.golden.record import decibels, load_golden, total
-from demucs_np.golden.reference import build, run
-from demucs_np.golden.verify import LIMIT_DB
+from demucs_np.golden.record import SAMPLES, SKETCH, Golden, Layer, decibels, load_golden, total
+from demucs_np.golden.reference import build, digest, fingerprint, run
+from demucs_np.golden.verify import LIMIT_DB, judge, verify_golden
 from demucs_np.models.config import config_from_arguments
 from demucs_np.models.layout import expected_tensors
 from demucs_np.weights import build as build_ours
@@ -58,49 +59,57 @@ def ours(klass: str, arguments: Mapping[str, Any], seed: int, backend: str = "nu
     return build_ours(Checkpoint(Path("seeded"), config, draw_tensors(seed, expected_tensors(config))), backend)
 
 
-def compare(single: Mapping[str, NDArray], truth: dict[str, NDArray], mine: Mapping[str, NDArray]) -> None:
-    """Print the table, and assert the limit in every layer. Consumes `truth`, whose arrays are large."""
-    excess = {}
+def compare(single: dict[str, NDArray], truth: dict[str, NDArray], mine: Mapping[str, NDArray]) -> dict[str, Layer]:
+    """Print the table, and assert the limit in every layer over its whole activation.
+
+    Also that a golden file's fingerprints, which are returned, judge the same: as much error within 0.5 dB, and a relative error of
+    1e-5 in any layer is found. Consumes `single` and `truth`, whose arrays are large.
+    """
+    excess, layers = {}, {}
     for name in list(truth):
-        exact = truth.pop(name)
+        exact, theirs = truth.pop(name), single.pop(name)
         assert mine[name].shape == exact.shape, name
         assert mine[name].dtype == np.float32, name
-        norm = total(exact)[1]
-        theirs, own = (decibels(norm, total(array - exact)[1]) for array in (single[name], mine[name]))
-        excess[name] = theirs - own
-        print(f"{name:32} ours {own:6.1f} dB, PyTorch {theirs:6.1f} dB, excess {excess[name]:+5.1f} dB")
+        layer = layers[name] = fingerprint(name, exact, theirs, SAMPLES, SKETCH)
+        own = decibels(layer.norm, total(mine[name] - exact)[1])
+        report = judge(layer, mine[name])
+        excess[name] = report.pytorch - own
+        print(f"{name:32} ours {own:6.1f} dB, PyTorch {report.pytorch:6.1f} dB, excess {excess[name]:+5.1f} dB")
+        assert abs(report.ours - own) < 0.5, name
+        assert not judge(layer, mine[name] * np.float32(1 + 1e-5)).passed, name
     assert {name: value for name, value in excess.items() if not value <= LIMIT_DB} == {}
+    return layers
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)
-def test_full_size_layer_by_layer(name: str) -> None:
+def test_full_size_layer_by_layer(name: str, tmp_path: Path) -> None:
     klass, arguments, seconds = FULL_SIZE[name]
     needs_class(klass)
-    mix = draw_mix(2, 2, int(seconds * 44100))[None]
+    mix = draw_mix(2, 2, int(seconds * 44100))
     with dn.trace() as taps:
-        output = ours(klass, arguments, 1)(mix)
+        output = ours(klass, arguments, 1)(mix[None])
     reference = build(klass, arguments, 1)
-    single = run(reference, mix, double=False)
-    truth = run(reference, mix, double=True)
-    compare(single, truth, {**taps, "output": output})
+    layers = compare(run(reference, mix[None], double=False), run(reference, mix[None], double=True), {**taps, "output": output})
+    source = {"seed": 2, "channels": 2, "length": mix.shape[1]}
+    Golden(klass, arguments, {"seed": 1, "sha256": digest(reference)}, source, {}, layers).save(tmp_path / "golden.safetensors")
+    assert (tmp_path / "golden.safetensors").stat().st_size < 3e6
+    if name == "htdemucs":
+        report = verify_file(tmp_path / "golden.safetensors")
+        assert report.passed, str(report)
 
 
-def test_numpy_backend_full_size_output() -> None:
+def test_full_size_numpy_backend() -> None:
     klass, arguments, seconds = FULL_SIZE["htdemucs"]
     mix = draw_mix(3, 2, int(seconds * 44100))[None]
     with dn.trace() as taps:
         output = ours(klass, arguments, 2, "numpy")(mix)
     reference = build(klass, arguments, 2)
-    single = run(reference, mix, double=False)
-    truth = run(reference, mix, double=True)
-    compare(single, truth, {**taps, "output": output})
+    compare(run(reference, mix, double=False), run(reference, mix, double=True), {**taps, "output": output})
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if case.name in ("ht_published", "hd_bands", "td_published")], ids=lambda c: c.name
-)
-def test_committed_goldens_are_what_the_reference_gives(case: Case) -> None:
-    committed, fresh = load_golden(FOLDER / f"{case.name}.safetensors"), make(case)
+@pytest.mark.parametrize("name", ["ht_published", "hd_bands", "td_published"])
+def test_committed_goldens_are_what_the_reference_gives(name: str) -> None:
+    committed, fresh = load_golden(FOLDER / f"{name}.safetensors"), make(case_named(name))
     assert committed.weights == fresh.weights
     assert list(committed.layers) == list(fresh.layers)
     for path, layer in fresh.layers.items():
@@ -288,8 +297,6 @@ def test_verify_names_the_wrong_layer(
     harm: Callable[[dict[str, torch.Tensor]], None], layer: str, golden_file: Path, model_file: Path
 ) -> None:
     """Wrong weights are refused by their digest; so this asks the comparison itself, as if the engine were wrong."""
-    from demucs_np.golden.verify import verify_golden
-
     reference = build(HTDEMUCS, SMALL, 5)
     state = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
     harm(state)

@@ -1,0 +1,104 @@
+"""`demucs-np golden` and `demucs-np verify`, as far as they go without PyTorch."""
+
+import dataclasses
+import importlib.util
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from cases import CASES
+from click.testing import CliRunner, Result
+
+from demucs_np.cli import main
+from demucs_np.errors import AudioError, UsageError
+from demucs_np.golden.commands import arguments_of, checkpoint_of, read_excerpt
+from demucs_np.golden.recipe import draw_mix
+from demucs_np.golden.record import load_golden
+from demucs_np.golden.reference import require_reference
+from demucs_np.models.config import config_from_arguments
+
+GOLDEN = Path(__file__).parent / "golden" / "ht_mono.safetensors"
+CONFIG = config_from_arguments("demucs.htdemucs.HTDemucs", (), {"sources": ["a", "b"], "samplerate": 8000, "segment": Fraction(1, 2)})
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_verify_prints_a_table() -> None:
+    result = invoke("verify", GOLDEN, "--backend", "numpy", "--threads", 1)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0].split() == ["layer", "ours", "dB", "PyTorch", "dB", "excess", "dB"]
+    assert lines[-2].startswith("output")
+    assert lines[-1].startswith("parity: 25 layers")
+
+
+def test_verify_reports_a_failure(tmp_path: Path) -> None:
+    """A golden file that expects something else of two layers: exit status 1, and the first of them is named."""
+    golden = load_golden(GOLDEN)
+    layers = dict(golden.layers)
+    for name in ("encoder.1", "decoder.0"):
+        layers[name] = dataclasses.replace(layers[name], sketch=layers[name].sketch * (1 + 1e-5), values=layers[name].values * 2)
+    dataclasses.replace(golden, layers=layers).save(tmp_path / "g.safetensors")
+    result = invoke("verify", tmp_path / "g.safetensors", "--backend", "numpy", "--json", "--junit", tmp_path / "junit.xml")
+    assert result.exit_code == 1
+    report = json.loads(result.output)
+    assert report["first_failure"] == "encoder.1"
+    assert [layer["name"] for layer in report["layers"] if layer["problem"]] == ["encoder.1", "decoder.0"]
+    assert 'failures="2"' in (tmp_path / "junit.xml").read_text()
+
+
+def test_verify_with_a_report_that_cannot_be_written(tmp_path: Path) -> None:
+    result = invoke("verify", GOLDEN, "--backend", "numpy", "--junit", tmp_path / "nowhere" / "junit.xml")
+    assert result.exit_code == 1
+    assert "cannot be written" in result.output
+
+
+@pytest.mark.parametrize(
+    ("content", "text"), [(None, "not a readable golden file"), (b"RIFF" * 10, "not a readable golden file"), (b"", "not a readable")]
+)
+def test_verify_of_what_is_no_golden_file(content: bytes | None, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    result = invoke("verify", path)
+    assert result.exit_code == 1
+    assert text in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+def test_golden_without_torch_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    result = invoke("golden", "htdemucs", "-o", tmp_path / "g.safetensors")
+    assert result.exit_code == 2
+    assert "pip install demucs==4.1.0 torch" in result.output
+    with pytest.raises(UsageError, match="torch is not installed"):
+        require_reference()
+
+
+def test_bag_of_several_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="bag of 4 models; name one of them: f7e0c4bc, d12395a8"):
+        checkpoint_of("htdemucs_ft")
+
+
+def test_excerpt_is_resampled_and_cut(tmp_path: Path) -> None:
+    wav = draw_mix(1, 2, 32000, 16000)
+    soundfile.write(tmp_path / "a.wav", wav.T, 16000, subtype="FLOAT")
+    whole = read_excerpt(tmp_path / "a.wav", 0, 100_000, CONFIG)
+    part = read_excerpt(tmp_path / "a.wav", 0.5, 4000, CONFIG)
+    assert whole.shape == (2, 16000)
+    assert part.dtype == np.float32
+    assert np.array_equal(part, whole[:, 4000:8000])
+    with pytest.raises(AudioError, match="ends before 7 s"):
+        read_excerpt(tmp_path / "a.wav", 7, 4000, CONFIG)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_arguments_for_the_reference_come_back_as_the_same_configuration(case: Any) -> None:
+    config = config_from_arguments(case.klass, (), case.arguments)
+    assert config_from_arguments(case.klass, (), arguments_of(config)) == config
