@@ -11,7 +11,8 @@ from numba import types
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
-DISABLED = bool(numba.config.DISABLE_JIT)  # NUMBA_DISABLE_JIT=1: kernels run as Python, for debuggers and coverage
+# NUMBA_DISABLE_JIT=1: kernels run as Python, for debuggers and coverage
+DISABLED = bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]
 # Code for a forced vector width must not be found later by a process that does not force it.
 CACHE = not (os.environ.get("DEMUCS_NP_LANES") or os.environ.get("DEMUCS_NP_FMA"))
 
@@ -50,13 +51,13 @@ def maximum(function: Function) -> Function:
 
 if DISABLED:
 
-    def view(array, start, size):  # type: ignore[no-untyped-def]
+    def view(array: Any, start: int, size: int) -> Any:
         """`size` elements from `start`."""
         return array[start : start + size]
 else:
 
-    @intrinsic  # type: ignore[untyped-decorator]
-    def view(typingctx, array, start, size):  # type: ignore[no-untyped-def]
+    @intrinsic
+    def view(typingctx: Any, array: Any, start: Any, size: Any) -> Any:
         """`array[start : start + size]` of a flat array, unchecked and uncounted.
 
         A slice normalises its bounds and counts a reference: tens of nanoseconds, which rows of 48 floats feel, and threads that
@@ -64,7 +65,7 @@ else:
         """
         signature = types.Array(array.dtype, 1, "C")(array, types.intp, types.intp)
 
-        def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             source = context.make_array(sig.args[0])(context, builder, args[0])
             out = context.make_array(sig.return_type)(context, builder)
             size = context.get_abi_sizeof(context.get_data_type(sig.return_type.dtype))

@@ -40,7 +40,7 @@ def packed_size(S: int, C: int, heads: int) -> int:
 @kernel
 def _pack_tile(tile, scratch, k, v, packed, geometry):  # type: ignore[no-untyped-def]
     """A block of keys as panels [D, PANEL] and of values as panels [keys, PANEL], as `gemm` reads them."""
-    N, S, C, D, _, lk, lv = geometry
+    _, S, _, D, _, lk, lv = geometry
     blocks = (S + KEYS - 1) // KEYS
     head, block = tile // blocks, tile % blocks
     first = block * KEYS

@@ -26,7 +26,8 @@ def prepare(conv: Conv) -> Conv:
     order = np.arange(conv.columns)
     if conv.activation == "glu":
         half = conv.columns // 2
-        order = np.concatenate([np.r_[c : min(c + CHUNK // 2, half), half + c : half + min(c + CHUNK // 2, half)] for c in range(0, half, CHUNK // 2)])
+        chunks = [(c, min(c + CHUNK // 2, half)) for c in range(0, half, CHUNK // 2)]
+        order = np.concatenate([np.r_[low:high, half + low : half + high] for low, high in chunks])
     panels = np.concatenate([pack(tap[:, order]) for tap in conv.matrix])
     norm = conv.norm and (np.ascontiguousarray(conv.norm[0][order]), np.ascontiguousarray(conv.norm[1][order]))
     projection = conv.norm and Projection.of(conv.matrix[0], conv.bias)
@@ -74,10 +75,8 @@ def conv_(
     direct = conv.activation != "glu" and scale is None and conv.columns % LANES == 0 and out[0].size == rows * conv.columns
     direct = direct and conv.crop == 0 and (count == 1 or length == rows)
     result = 0 if direct else count * length * columns
-    geometry = np.array(
-        [B, L, C, conv.width, conv.stride, conv.pad, conv.taps, conv.dilation, rows, conv.columns, count, length, gathered, slot, area, result]
-        + [ACTIVATIONS[conv.activation], out[0].size, conv.crop * conv.outputs]
-    )
+    numbers = [B, L, C, conv.width, conv.stride, conv.pad, conv.taps, conv.dilation, rows, conv.columns, count, length, gathered, slot]
+    geometry = np.array([*numbers, area, result, ACTIVATIONS[conv.activation], out[0].size, conv.crop * conv.outputs])
     gamma, beta = conv.norm if conv.norm is not None else (_NOTHING, _NOTHING)
     arrays = [_NOTHING if a is None else a.reshape(-1) for a in (skip, before, stats, scale)]
     tiles = -(-B // count) * -(-rows // length)
@@ -112,8 +111,8 @@ def _conv_tile(tile, scratch, x, weights, bias, gamma, beta, skip, before, stats
         shift = l0 * stride * C
     m = 0
     for b in range(start, start + b1 - b0):
-        for l in range(nl):
-            table[m] = shift + b * slot + l * stride * C
+        for i in range(nl):
+            table[m] = shift + b * slot + i * stride * C
             m += 1
 
     halves = 2 if act == GLU else 1
@@ -135,13 +134,13 @@ def _conv_tile(tile, scratch, x, weights, bias, gamma, beta, skip, before, stats
                 at_tap = tap * K * padded + n * K
                 gemm(source, db * slot, table, m, (high - low) * nl, weights, at_tap, K, 0, z, at + m * ldc, ldc, columns, K, True)
         for b in range(b0, b1):
-            for l in range(l0, l1):
+            for p in range(l0, l1):
                 row = view(z, at, columns)
-                place = l * wide - crop + n // halves
+                place = p * wide - crop + n // halves
                 low, high = max(0, -place), min(columns // halves, limit - place)
                 place += b * limit
                 if gamma.size:
-                    _normalize(row, stats[2 * l], stats[2 * l + 1], view(gamma, n, columns), view(beta, n, columns))
+                    _normalize(row, stats[2 * p], stats[2 * p + 1], view(gamma, n, columns), view(beta, n, columns))
                 if before.size:
                     _add(row, view(before, place, columns))
                 if act == GELU:

@@ -60,7 +60,7 @@ class Conv:
 
     @property
     def columns(self) -> int:
-        return self.bias.shape[0]
+        return int(self.bias.shape[0])
 
     def extent(self, length_in: int, rows: int | None, length: int | None) -> tuple[int, int]:
         """Windows along an input of `length_in` positions, and positions of the result, where they are not given."""

@@ -14,7 +14,7 @@ ROWS = 4096  # rows of a tile
 
 
 def moments(x: np.ndarray, groups: int = 1, *, per_row: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and biased variance, float64, of x [B, L, C] over (B, L, C/groups) -> [groups], or with `per_row` over (B, C/groups) -> [L, groups]."""
+    """Mean and biased variance, float64, of x [B, L, C] over (B, L, C/groups) -> [groups], or `per_row` over (B, C/groups) -> [L, groups]."""
     B, L, C = x.shape
     keys = L * groups if per_row else groups
     tiles = -(-B * L // ROWS)
@@ -166,9 +166,9 @@ def norm_gelu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> None:
 def _norm_gelu_tile(tile, scratch, x, stats, weight, bias, geometry):  # type: ignore[no-untyped-def]
     rows, L, C = geometry
     for row in range(tile * ROWS, min(rows, (tile + 1) * ROWS)):
-        l = row % L
+        key = row % L
         y = view(x, row * C, C)
-        mean, scale = stats[2 * l], stats[2 * l + 1]
+        mean, scale = stats[2 * key], stats[2 * key + 1]
         for i in range(C):
             y[i] = gelu((y[i] - mean) * scale * weight[i] + bias[i])
 

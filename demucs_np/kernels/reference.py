@@ -16,12 +16,13 @@ Array = np.ndarray
 @lru_cache(maxsize=8)
 def hann(n: int) -> Array:
     """The periodic Hann window, computed in float64 and rounded once."""
-    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)).astype(np.float32)
+    window: Array = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)).astype(np.float32)
+    return window
 
 
 def sigmoid(x: Array) -> Array:
     with np.errstate(over="ignore"):  # e^-x may be infinite: 1/inf is the right answer
-        return (1 / (1 + np.exp(-x))).astype(x.dtype)
+        return np.asarray(1 / (1 + np.exp(-x)), x.dtype)
 
 
 @np.vectorize
@@ -37,7 +38,8 @@ def gelu(x: Array) -> Array:
     t = (u + 6) / step - at
     y0, y1, d0, d1 = table[at], table[at + 1], slope[at] * step, slope[at + 1] * step
     erf = y0 + t * (d0 + t * (3 * (y1 - y0) - 2 * d0 - d1 + t * (2 * (y0 - y1) + d0 + d1)))
-    return (x * 0.5 * (1 + erf)).astype(x.dtype)
+    y: Array = (x * 0.5 * (1 + erf)).astype(x.dtype)
+    return y
 
 
 @lru_cache(maxsize=1)
@@ -250,7 +252,7 @@ class Reference:
         return self.conv(self.conv(y, widen), narrow, scale=scale, residual=x)
 
     def stft(self, x: Array, n_fft: int, hop: int, frames: int) -> Array:
-        """x[channels, samples] -> [frames, n_fft/2, 2*channels]: real and imaginary part of each channel, / sqrt(n_fft), last bin dropped."""
+        """x[channels, samples] -> [frames, n_fft/2, 2*channels]: real and imaginary parts / sqrt(n_fft), last bin dropped."""
         windows = sliding_window_view(x, n_fft, axis=1)[:, ::hop][:, :frames] * hann(n_fft)  # [C, frames, n_fft]
         z = np.fft.rfft(windows)[..., :-1] * np.float32(1 / math.sqrt(n_fft))
         z = np.stack([z.real, z.imag], axis=-1)  # [C, frames, F, 2]

@@ -10,16 +10,11 @@ from functools import lru_cache
 import numpy as np
 
 from .._jit import exact, kernel, view
+from .reference import hann
 from .tiles import pool
 
 FRAMES = 8  # forward: frames of one channel side by side
 HOPS = 29  # inverse: output hops of a tile; n_fft/hop - 1 more frames are computed again by its neighbour
-
-
-@lru_cache(maxsize=8)
-def hann(n: int) -> np.ndarray:
-    """The periodic Hann window, computed in float64."""
-    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)).astype(np.float32)
 
 
 @lru_cache(maxsize=8)
@@ -120,10 +115,10 @@ def istft(
     time_scale: float = 1,
     time_shift: float = 0,
 ) -> None:
-    """out[signals, samples] = inverse STFT of z[frames, n_fft/2, 2*signals]*scale + shift, plus time[samples, signals]*time_scale + time_shift.
+    """out[signals, samples] = inverse STFT of z[frames, n_fft/2, 2*signals]*scale + shift, plus time*time_scale + time_shift.
 
-    Frame t begins at sample t*hop + offset; envelope[samples] is the inverse of the summed squared windows. The missing last bin is
-    zero, and the imaginary part of bin 0 is ignored. n_fft is a power of two.
+    time: [samples, signals]. Frame t begins at sample t*hop + offset; envelope[samples] is the inverse of the summed squared windows.
+    The missing last bin is zero, and the imaginary part of bin 0 is ignored. n_fft is a power of two.
     """
     frames, bins, _ = z.shape
     signals, samples = out.shape

@@ -79,8 +79,10 @@ class Hybrid(Network):
         xt, mean_t, std_t = ops.normalize(np.ascontiguousarray(mix.T)[None])  # [1, n, channels]
 
         inputs = (x, xt)
-        skips, skips_t, lengths, lengths_t = [], [], [], []
-        inject = None
+        skips: list[Array] = []
+        skips_t: list[Array] = []
+        lengths, lengths_t = [], []
+        inject: Array | None = None
         for index, encode in enumerate(self.encoder):
             if index < len(self.tencoder):
                 lengths_t.append(xt.shape[1])
@@ -100,7 +102,7 @@ class Hybrid(Network):
                     x = ops.add_table(x, self.frequency_table)
             skips.append(x)
 
-        x, xt = self.bottom(x, xt)
+        x, xt = self.bottom(x, xt)  # type: ignore[assignment]
         ops.free(inject)
 
         parts_at = len(self.decoder) - len(self.tdecoder)  # from this decoder layer on there is a time layer beside it

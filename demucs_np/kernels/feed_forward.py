@@ -1,0 +1,56 @@
+"""The transformer's two-layer perceptron in one kernel: the hidden layer, four times as wide, never leaves the cache."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._jit import kernel, view
+from .conv import ACTIVATIONS, CHUNK, GELU, _add_scaled, _fill, _gelu, _relu
+from .gemm import LANES, PANEL, gemm, padded_columns
+from .layer import Conv
+from .tiles import pool
+
+TOKENS = 96  # of a tile
+assert CHUNK % PANEL == 0
+
+
+def feed_forward(y: np.ndarray, widen: Conv, narrow: Conv, scale: np.ndarray, out: np.ndarray) -> None:
+    """out[N, C] += scale[C] * narrow(activation(widen(y [N, C]))), both linear layers prepared for the kernels.
+
+    Replaces two products with the hidden layer written and read in between (22 MB for 2688 tokens of 512 channels). Rows of it
+    would lie 8 KiB apart, where all fall into the same few lines of L1: 62 GFLOP/s for the second product instead of 100.
+    """
+    N, C = y.shape
+    hidden_pitch, pitch = CHUNK + LANES, int(padded_columns(C)) + LANES
+    scratch = 2 * TOKENS + TOKENS * (hidden_pitch + pitch)
+    geometry = np.array([N, C, widen.columns, ACTIVATIONS[widen.activation], hidden_pitch, pitch])
+    arrays = (y.reshape(-1), widen.matrix, widen.bias, narrow.matrix, narrow.bias, scale, out.reshape(-1))
+    pool().run(_feed_forward_tile, -(-N // TOKENS), scratch, *arrays, geometry)
+
+
+@kernel
+def _feed_forward_tile(tile, scratch, y, weights1, bias1, weights2, bias2, scale, out, geometry):  # type: ignore[no-untyped-def]
+    """TOKENS rows: for each chunk of hidden channels the first product, its activation, and its part of the second product."""
+    N, C, hidden, act, hidden_pitch, pitch = geometry
+    first = tile * TOKENS
+    M = min(TOKENS, N - first)
+    table = scratch[: 2 * TOKENS].view(np.int64)
+    at_hidden = 2 * TOKENS
+    at = at_hidden + TOKENS * hidden_pitch
+    _fill(scratch, at, pitch, M, bias2)
+    for n in range(0, hidden, CHUNK):
+        columns = min(CHUNK, hidden - n)
+        for m in range(M):
+            table[m] = (first + m) * C
+        _fill(scratch, at_hidden, hidden_pitch, M, view(bias1, n, columns))
+        gemm(y, 0, table, 0, M, weights1, n * C, C, 0, scratch, at_hidden, hidden_pitch, columns, C, True)
+        for m in range(M):
+            table[m] = at_hidden + m * hidden_pitch
+            row = view(scratch, at_hidden + m * hidden_pitch, columns)
+            if act == GELU:
+                _gelu(row)
+            else:
+                _relu(row)
+        gemm(scratch, 0, table, 0, M, weights2, 0, hidden, n, scratch, at, pitch, C, columns, True)
+    for m in range(M):
+        _add_scaled(view(scratch, at + m * pitch, C), scale, view(out, (first + m) * C, C))
