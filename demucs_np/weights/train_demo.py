@@ -44,7 +44,7 @@ ARGUMENTS: dict[str, Any] = {
     "dconv_comp": 4,
     "bottom_channels": 128,
     "t_layers": 2,
-    "t_hidden_scale": 2.0,
+    "t_hidden_scale": 1.9375,
     "segment": 4,
 }
 TRAINING_SEEDS = 1_000_000  # songs from here on are for training; held-out songs have small seeds
