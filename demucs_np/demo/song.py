@@ -275,7 +275,8 @@ def make_song(seed: int, seconds: float = DEMO_SECONDS) -> dict[str, npt.NDArray
     sung = [False] * score.bars
     begin = rng.pick((0, 0, 1, 2)) if score.bars > 6 else 0
     for bar in range(begin, score.bars, 2):
-        if voice.chance(0.85):
+        last = bar + 2 >= score.bars
+        if voice.chance(0.85) or (last and not notes):
             bars = min(2, score.bars - bar)
             chords = score.chords[bar : bar + bars]
             notes += melody(voice, singer, score.scale, chords, bar * score.bar, score.beat, bars)
