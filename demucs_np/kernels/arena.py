@@ -1,5 +1,5 @@
-"""Reused buffers. A segment takes and gives back the same sizes in the same order, so after the first one nothing is allocated:
-fresh memory costs page faults, which do not get faster with threads."""
+"""Reused buffers. A segment takes and gives back the same sizes in the same order, so after the first one no memory is touched that was
+not touched before: fresh memory costs page faults, which do not get faster with threads."""
 
 from __future__ import annotations
 
@@ -7,33 +7,52 @@ import math
 
 import numpy as np
 
+SLAB = 2**27  # floats (512 MiB) reserved at a time; the system gives pages only to what is written
+GRAIN = 1024  # floats (one page): every buffer begins on a multiple
+
 
 class Arena:
-    """Float32 buffers, handed out by `take` and given back by `give`."""
+    """Float32 buffers cut from large slabs, always the lowest place that fits; neighbouring free places are joined."""
 
     def __init__(self) -> None:
-        self._free: list[np.ndarray] = []
-        self._taken: dict[int, np.ndarray] = {}
+        self._slabs: list[np.ndarray] = []
+        self._free: list[tuple[int, int, int]] = []  # slab, start, size; sorted
+        self._taken: dict[int, tuple[int, int, int]] = {}  # address -> place
 
     def take(self, *shape: int) -> np.ndarray:
-        """An array of this shape with arbitrary content, in the smallest free buffer that holds it."""
-        size = math.prod(shape)
-        fitting = [i for i, buffer in enumerate(self._free) if size <= buffer.size <= 2 * size + 1024]
-        if fitting:
-            buffer = self._free.pop(min(fitting, key=lambda i: self._free[i].size))
-        else:
-            buffer = np.empty(max(size, 1), np.float32)
-        self._taken[id(buffer)] = buffer
-        return buffer[:size].reshape(shape)
+        """An array of this shape with arbitrary content."""
+        wanted = math.prod(shape)
+        size = max(GRAIN, -(-wanted // GRAIN) * GRAIN)
+        at = next((i for i, place in enumerate(self._free) if place[2] >= size), None)
+        if at is None:
+            self._slabs.append(np.empty(max(SLAB, size), np.float32))
+            self._free.append((len(self._slabs) - 1, 0, self._slabs[-1].size))
+            at = len(self._free) - 1
+        slab, start, room = self._free.pop(at)
+        if room > size:
+            self._free.insert(at, (slab, start + size, room - size))
+        array = self._slabs[slab][start : start + wanted].reshape(shape)
+        self._taken[array.ctypes.data] = (slab, start, size)
+        return array
 
     def give(self, array: np.ndarray) -> None:
-        """The buffer under `array` may be handed out again; arrays that are not from here are left alone."""
-        owner = array if array.base is None else array.base
-        buffer = self._taken.pop(id(owner), None)
-        if buffer is not None:
-            self._free.append(buffer)
+        """The buffer that `array` is, in any shape, may be handed out again; arrays that are not from here are left alone."""
+        place = self._taken.pop(array.ctypes.data, None)
+        if place is not None:
+            self._free = _joined([*self._free, place])
 
     def reset(self) -> None:
         """Take everything back, as after an exception."""
-        self._free += self._taken.values()
+        self._free = _joined([*self._free, *self._taken.values()])
         self._taken.clear()
+
+
+
+def _joined(places: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    result: list[tuple[int, int, int]] = []
+    for slab, start, size in sorted(places):
+        if result and result[-1][0] == slab and result[-1][1] + result[-1][2] == start:
+            result[-1] = (slab, result[-1][1], result[-1][2] + size)
+        else:
+            result.append((slab, start, size))
+    return result
