@@ -1,0 +1,62 @@
+# What people do with the project. Every target sets up what it needs in .venv; CI calls the same targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LIVE := .venv-live
+MODEL ?= demo
+OUT ?= separated
+
+.PHONY: demo run test test-plain live lint type bench docs parity dist clean
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev,plots]'
+	touch $@
+
+# The reference beside the product: the CPU build of PyTorch first, so that demucs finds it.
+$(LIVE)/ready: pyproject.toml
+	$(PYTHON) -m venv $(LIVE)
+	$(LIVE)/bin/python -m pip install --quiet --upgrade pip
+	$(LIVE)/bin/python -m pip install --quiet torch==2.13.0
+	$(LIVE)/bin/python -m pip install --quiet demucs==4.1.0 numpy
+	$(LIVE)/bin/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/ready  ## separate the bundled song with the bundled model, and show how well that went
+	$(BIN)/demucs-np demo
+
+run: $(VENV)/ready  ## make run TRACK=song.mp3 [MODEL=name or file.safetensors] [OUT=folder]
+	$(BIN)/demucs-np separate -n '$(MODEL)' -o '$(OUT)' '$(TRACK)'
+
+test: $(VENV)/ready  ## everything that needs no PyTorch
+	$(BIN)/python -m pytest -q
+
+test-plain: $(VENV)/ready  ## the kernels as plain Python, without compilation
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q tests/test_kernels_*.py tests/test_resample.py
+
+live: $(LIVE)/ready  ## against PyTorch, with full-size models
+	$(LIVE)/bin/python -m pytest -q -m torch tests/live
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(VENV)/ready
+	$(BIN)/mypy
+
+parity: $(VENV)/ready  ## every layer of every committed golden file
+	$(BIN)/python -m pytest -q tests/test_parity.py
+
+bench: $(VENV)/ready  ## this machine's speed, memory and parity
+	$(BIN)/demucs-np bench
+
+docs: $(VENV)/ready  ## the pictures of docs/
+	$(BIN)/python docs/pictures.py
+
+dist: $(VENV)/ready  ## wheel and sdist in dist/
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) $(LIVE) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
