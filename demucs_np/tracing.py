@@ -5,6 +5,13 @@
     taps["encoder.0"]  # (1, C, F, T), the reference's order of axes
 
 Costs nothing when off. Activations are copied as they pass: recording changes no bit of the output.
+
+Beside the modules' outputs there are extras, which no module of the reference returns. They are recorded only where a pattern
+ends with their name (`*.skip`, `crosstransformer.layers.0.self_attn.weights`):
+
+    decoder.N.skip, tdecoder.N.skip   what the layer is given from the encoder
+    ….self_attn.heads, .cross_attn.heads       (1, heads, N, C/heads), what each head adds up, before the output projection
+    ….self_attn.weights, .cross_attn.weights   (1, heads, N, S), how much of each key a query takes; can be recorded, not replaced
 """
 
 from __future__ import annotations
@@ -19,37 +26,54 @@ import numpy as np
 Array = np.ndarray
 Replace = Mapping[str, Callable[[Array], Array]]
 
-# How an array of ours becomes the reference's: our shapes are (T, F, C), (1, T, C) and tokens (N, C).
+# How an array of ours becomes the reference's: our shapes are (T, F, C), (1, T, C), tokens (N, C), and heads (N, H, C/H).
 _TO_REFERENCE: dict[str, Callable[[Array], Array]] = {
     "TFC": lambda x: x.transpose(2, 1, 0)[None],  # [T, F, C] -> [1, C, F, T]
     "TC": lambda x: x.reshape(-1, x.shape[-1]).T[None],  # [1, T, C] -> [1, C, T]
     "NC": lambda x: x[None],  # [N, C] -> [1, N, C]
+    "NHC": lambda x: x.transpose(1, 0, 2)[None],  # [N, H, C/H] -> [1, H, N, C/H]
     "CT": lambda x: x[None],  # [..., T] -> [1, ..., T]
 }
 _FROM_REFERENCE: dict[str, Callable[[Array], Array]] = {
     "TFC": lambda y: y[0].transpose(2, 1, 0),
     "TC": lambda y: y[0].T,
     "NC": lambda y: y[0],
+    "NHC": lambda y: y[0].transpose(1, 0, 2),
     "CT": lambda y: y[0],
 }
+
+
+def matches(path: str, pattern: str, extra: bool = False) -> bool:
+    """Whether a pattern asks for an activation. An extra must be named at its end: `decoder.*` does not ask for `decoder.0.skip`."""
+    return fnmatchcase(path, pattern) and (not extra or pattern.rpartition(".")[2] == path.rpartition(".")[2])
 
 
 class _Tracer:
     def __init__(self, layers: Sequence[str] | None, replace: Replace) -> None:
         self.layers, self.replace = layers, replace
         self.taps: dict[str, Array] = {}
-        self.seen: list[str] = []
+        self.seen: dict[str, bool] = {}  # path -> whether it is an extra, in order
 
-    def tap(self, path: str, x: Array, axes: str) -> None:
-        self.seen.append(path)
+    def records(self, path: str, extra: bool) -> bool:
+        if self.layers is None:
+            return not extra
+        return any(matches(path, pattern, extra) for pattern in self.layers)
+
+    def tap(self, path: str, x: Array, axes: str, extra: bool) -> None:
+        self.seen[path] = extra
         if path in self.replace:
             shown = _TO_REFERENCE[axes](x).copy()
             given = np.asarray(self.replace[path](shown), np.float32)
             if given.shape != shown.shape:
                 raise ValueError(f"replacement of {path} has shape {given.shape}, not {shown.shape}")
             x[...] = _FROM_REFERENCE[axes](given).reshape(x.shape)
-        if self.layers is None or any(fnmatchcase(path, pattern) for pattern in self.layers):
+        if self.records(path, extra):
             self.taps[path] = np.ascontiguousarray(_TO_REFERENCE[axes](x)).copy()
+
+    def missing(self) -> list[str]:
+        """What was asked for and did not come by."""
+        patterns = [pattern for pattern in self.layers or () if not any(matches(path, pattern, extra) for path, extra in self.seen.items())]
+        return [path for path in self.replace if path not in self.seen] + patterns
 
 
 _active: contextvars.ContextVar[_Tracer | None] = contextvars.ContextVar("demucs_np_trace", default=None)
@@ -59,31 +83,40 @@ _active: contextvars.ContextVar[_Tracer | None] = contextvars.ContextVar("demucs
 def trace(layers: Sequence[str] | None = None, replace: Replace | None = None) -> Iterator[dict[str, Array]]:
     """Within the block, models of this thread record their activations: a dict, path -> float32 array, of the last call.
 
-    layers: patterns (`encoder.*`) of the paths to record, None for all. replace: for a path, a function that is given the activation
-    and returns another of the same shape, which the model goes on with.
-    Raises ValueError at the end of the block if a path in `replace` or a pattern in `layers` matched nothing.
+    layers: patterns (`encoder.*`) of the paths to record, None for all but the extras. replace: for a path, a function that is given
+    the activation and returns another of the same shape, which the model goes on with; it may change the array it is given.
+
+    Raises ValueError for a replacement of another shape or of attention weights, TypeError for `layers` that is a single string, and
+    at the end of the block ValueError if a path in `replace` or a pattern in `layers` matched nothing.
     """
+    if isinstance(layers, str):
+        raise TypeError(f"layers must be a list of patterns: [{layers!r}]")
+    if fixed := [path for path in replace or () if path.endswith("_attn.weights")]:
+        raise ValueError(f"{fixed[0]} can be recorded, not replaced; replace {fixed[0].removesuffix('weights')}heads")
     tracer = _Tracer(layers, dict(replace or {}))
     token = _active.set(tracer)
     try:
         yield tracer.taps
     finally:
         _active.reset(token)
-    if tracer.seen:
-        missing = [path for path in tracer.replace if path not in tracer.seen]
-        missing += [pattern for pattern in layers or () if not any(fnmatchcase(path, pattern) for path in tracer.seen)]
-        if missing:
-            raise ValueError(f"no activation matches {', '.join(missing)}; there are {', '.join(dict.fromkeys(tracer.seen))}")
+    if tracer.seen and (missing := tracer.missing()):
+        raise ValueError(f"no activation matches {', '.join(missing)}; there are {', '.join(tracer.seen)}")
 
 
-def tap(path: str, x: Array, axes: str) -> Array:
+def tap(path: str, x: Array, axes: str, *, extra: bool = False) -> Array:
     """Called by the models where an activation of the reference exists: records or replaces x if a trace is on. Returns x."""
     tracer = _active.get()
     if tracer is not None:
-        tracer.tap(path, x, axes)
+        tracer.tap(path, x, axes, extra)
     return x
 
 
 def tracing() -> bool:
     """Whether a trace is on, for taps that cost something to prepare."""
     return _active.get() is not None
+
+
+def asked(path: str) -> bool:
+    """Whether a trace asks by name for this extra, which is computed for nothing else."""
+    tracer = _active.get()
+    return tracer is not None and tracer.records(path, extra=True)

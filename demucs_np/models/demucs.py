@@ -90,7 +90,7 @@ class Demucs(Network):
             skips.append(x)
         x = self.bottom(x)
         for index, decode in enumerate(self.decoder):
-            pre = decode.before_upsampling(x, skips.pop())
+            pre = decode.before_upsampling(x, tap(f"decoder.{index}.skip", skips.pop(), "TC", extra=True))
             length = (pre.shape[1] - 1) * config.stride + config.kernel_size
             x = tap(f"decoder.{index}", decode.upsample(pre, length), "TC")  # -> [1, T*stride, C]
             ops.free(pre)

@@ -107,17 +107,18 @@ class Hybrid(Network):
 
         parts_at = len(self.decoder) - len(self.tdecoder)  # from this decoder layer on there is a time layer beside it
         for index, decode in enumerate(self.decoder):
-            skip, length = skips.pop(), lengths.pop()
+            axes = "TFC" if decode.freq else "TC"
+            skip, length = tap(f"decoder.{index}.skip", skips.pop(), axes, extra=True), lengths.pop()
             x = x if x is None else x.reshape(skip.shape)  # where the branches part, [1, T, C] -> [T, 1, C]
             pre = decode.before_upsampling(x, skip)  # [T, F, C] -> [T, F, C]
-            x = tap(f"decoder.{index}", decode.upsample(pre, length), "TFC" if decode.freq else "TC")  # -> [T, F*stride, C']
+            x = tap(f"decoder.{index}", decode.upsample(pre, length), axes)  # -> [T, F*stride, C']
             if index >= parts_at:
                 tdecode, length = self.tdecoder[index - parts_at], lengths_t.pop()
                 if tdecode.empty:
                     ops.free(xt)
                     xt = tdecode.upsample(pre.reshape(1, -1, pre.shape[2]), length)  # [T, 1, C] -> [1, T*stride, C']
                 else:
-                    pre_t = tdecode.before_upsampling(xt, skips_t.pop())
+                    pre_t = tdecode.before_upsampling(xt, tap(f"tdecoder.{index - parts_at}.skip", skips_t.pop(), "TC", extra=True))
                     xt = tdecode.upsample(pre_t, length)  # [1, T, C] -> [1, T*stride, C']
                     ops.free(pre_t)
                 xt = tap(f"tdecoder.{index - parts_at}", xt, "TC")

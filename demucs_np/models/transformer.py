@@ -12,7 +12,7 @@ import numpy as np
 
 from ..kernels.layer import linear
 from ..kernels.reference import Reference
-from ..tracing import tap
+from ..tracing import asked, tap
 from .blocks import Array, GroupNorm, Tensors, scope
 from .config import HTDemucsConfig
 
@@ -57,9 +57,10 @@ class TransformerLayer:
     Reference: MyTransformerEncoderLayer and CrossTransformerEncoderLayer.
     """
 
-    def __init__(self, ops: Reference, tensors: Tensors, config: HTDemucsConfig, *, cross: bool) -> None:
-        self.ops, self.cross, self.norm_first, self.heads = ops, cross, config.t_norm_first, config.t_heads
-        attention = scope(tensors, "cross_attn" if cross else "self_attn")
+    def __init__(self, ops: Reference, tensors: Tensors, path: str, config: HTDemucsConfig, *, cross: bool) -> None:
+        self.ops, self.norm_first, self.heads = ops, config.t_norm_first, config.t_heads
+        name = "cross_attn" if cross else "self_attn"
+        self.path, attention = f"{path}.{name}", scope(tensors, name)
         weight, bias = attention["in_proj_weight"], attention["in_proj_bias"]
         C = weight.shape[1]
         if cross:
@@ -109,10 +110,21 @@ class TransformerLayer:
             q, k, v = queries[0], kv[0, :, :C], kv[0, :, C:]
             projections = [queries, kv]
         z = ops.attention(q, k, v, self.heads)  # [N, C]
+        if asked(f"{self.path}.weights"):
+            tap(f"{self.path}.weights", attention_weights(q, k, self.heads), "CT", extra=True)
         ops.free(*projections)
+        tap(f"{self.path}.heads", z.reshape(len(z), self.heads, -1), "NHC", extra=True)
         x = ops.conv(z[None], self.project, scale=self.scale1, residual=x)  # [1, N, C]
         ops.free(z)
         return x
+
+
+def attention_weights(q: Array, k: Array, heads: int) -> Array:
+    """softmax(q_h k_h' / sqrt(C/heads)) of each head: q [N, C], k [S, C] -> [heads, N, S]. For traces: `ops.attention` never stores it."""
+    qh, kh = (a.reshape(len(a), heads, -1).transpose(1, 0, 2) for a in (q, k))  # [N, C] -> [heads, N, C/heads]
+    scores = np.matmul(qh, kh.transpose(0, 2, 1)) * np.float32(1 / math.sqrt(qh.shape[2]))
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
 class CrossTransformer:
@@ -123,8 +135,13 @@ class CrossTransformer:
         groups = 0 if config.t_norm_in else int(config.t_norm_in_group)
         self.norms = [Norm(ops, tensors, name, groups) for name in ("norm_in", "norm_in_t") if f"{name}.weight" in tensors]
         self.crosses = [index % 2 != (1 if config.t_cross_first else 0) for index in range(config.t_layers)]
-        self.layers = [TransformerLayer(ops, scope(tensors, f"layers.{i}"), config, cross=c) for i, c in enumerate(self.crosses)]
-        self.layers_t = [TransformerLayer(ops, scope(tensors, f"layers_t.{i}"), config, cross=c) for i, c in enumerate(self.crosses)]
+        self.layers, self.layers_t = (
+            [
+                TransformerLayer(ops, scope(tensors, f"{branch}.{i}"), f"crosstransformer.{branch}.{i}", config, cross=cross)
+                for i, cross in enumerate(self.crosses)
+            ]
+            for branch in ("layers", "layers_t")
+        )
         self.embedding = tensors.get("position_embeddings.embedding.weight")
 
     def __call__(self, x: Array, xt: Array) -> tuple[Array, Array]:
