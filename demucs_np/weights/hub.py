@@ -3,7 +3,11 @@
 Where files lie (environment variables are read at every call):
 - `HF_HUB_CACHE`, or `HF_HOME/hub`, by default `~/.cache/huggingface/hub`: `models--<owner>--<repository>/`, in the hub's layout;
 - `TORCH_HOME/hub/checkpoints`, by default `~/.cache/torch/hub/checkpoints`: the `.th` files of the former address.
-`HF_ENDPOINT` names another hub; with `HF_HUB_OFFLINE=1` nothing is fetched.
+`HF_ENDPOINT` names another hub, `HF_TOKEN` is sent to it; with `HF_HUB_OFFLINE=1` nothing is fetched.
+
+The hub's own client is not used: it brings a dozen packages, starts an interrupted download from the beginning (release 2.4), and
+needs half a minute to notice that there is no network. Its file routes are simple: `HEAD <owner>/<repository>/resolve/main/<file>`
+answers with the commit and the file's SHA-256, and redirects to the file.
 """
 
 from __future__ import annotations
@@ -12,25 +16,22 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import sys
-import time
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from email.message import Message
 from pathlib import Path
 from typing import IO
 
-from .. import __version__
 from ..errors import ModelError, WeightsError
 from . import catalog
-from .files import CHUNK, check_named_checksum, sha256
+from .files import check_named_checksum, sha256, written_whole
+from .transfer import FAULTS, TIMEOUT, download, persist, request
 
 Report = Callable[[str], None]
-
-TIMEOUT = 20.0  # seconds without a byte
-ATTEMPTS = 5
-PAUSE = 1.0  # seconds before the second attempt, then twice as long each time
-LONGEST_PAUSE = 20.0  # however long a server asks us to wait
 
 
 def to_stderr(text: str) -> None:
@@ -68,7 +69,7 @@ def offline() -> bool:
 
 def cached(repository: str, filename: str) -> Path | None:
     """A file of the hub that is in the cache already, without asking the hub for a newer one."""
-    folder = hub_cache() / f"models--{repository.replace('/', '--')}"
+    folder = hub_cache() / _folder(repository)
     snapshots = []
     with contextlib.suppress(OSError):
         snapshots.append(folder / "snapshots" / (folder / "refs" / "main").read_text().strip())
@@ -117,32 +118,79 @@ def _remedy(signature: str, reason: str) -> str:
 
 
 def from_hub(repository: str, filename: str, report: Report = to_stderr) -> Path:
-    """Download a file of the hub into its cache and check its SHA-256. Partial downloads resume.
+    """Download a file of the hub into its cache and check its SHA-256. Interrupted downloads resume.
 
-    Raises ModelError if the hub does not answer or has no such file, WeightsError if what came is corrupt (and is deleted).
+    Raises ModelError if the hub does not answer or has no such file, WeightsError if what came is corrupt (and was deleted).
     """
+    address = f"{endpoint()}/{repository}/resolve/main/{filename}"
     report(f"Downloading {filename} from {endpoint()}/{repository}")
     try:
-        # Imported here: it takes longer than everything else that loading a cached model does.
-        from huggingface_hub import hf_hub_download
-
-        path = Path(
-            hf_hub_download(
-                repository,
-                filename,
-                cache_dir=hub_cache(),
-                endpoint=endpoint(),
-                etag_timeout=TIMEOUT,
-                library_name="demucs-np",
-                library_version=__version__,
-            )
-        )
-    except Exception as error:  # the library's, its HTTP client's and the system's errors share no base
-        raise ModelError(f"{endpoint()}/{repository} gave no {filename} ({_short(error)})") from error
-    if not intact(path):
-        discard(path)
-        raise WeightsError(f"{filename} from {endpoint()} came corrupt and was deleted")
+        headers = persist(lambda: _head(address))
+        commit = headers.get("X-Repo-Commit") or ""
+        etag = (headers.get("X-Linked-Etag") or headers.get("ETag") or "").removeprefix("W/").strip('"')
+        if not re.fullmatch(r"[0-9a-f]{40}", commit) or not re.fullmatch(r"[0-9a-f]{40,64}", etag):
+            raise ModelError(f"{address} does not answer as the hub does")
+        folder = hub_cache() / _folder(repository)
+        blob = folder / "blobs" / etag
+        lock = hub_cache() / ".locks" / _folder(repository) / f"{etag}.lock"  # the hub's client holds the same one
+        download(address, blob, lock, etag if len(etag) == 64 else None, _token())
+        path = folder / "snapshots" / commit / filename
+        _link(path, blob)
+        with written_whole(folder / "refs" / "main") as file:
+            file.write(commit.encode())
+    except FAULTS as error:
+        raise ModelError(f"{address} cannot be fetched ({_short(error)})") from error
     return path
+
+
+def _folder(repository: str) -> str:
+    return f"models--{repository.replace('/', '--')}"
+
+
+def _token() -> dict[str, str]:
+    token = os.environ.get("HF_TOKEN")
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+class _WithinHost(urllib.request.HTTPRedirectHandler):
+    """Follows redirects within the hub (a renamed repository), but not the one to where the file lies."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+    ) -> urllib.request.Request | None:
+        if urllib.parse.urlsplit(newurl).netloc != req.host:
+            return None  # the redirect itself is the answer
+        following = request(newurl, _token())
+        following.method = "HEAD"
+        return following
+
+
+def _head(url: str) -> Message:
+    """The headers of the hub's answer."""
+    asking = request(url, _token())
+    asking.method = "HEAD"
+    try:
+        with urllib.request.build_opener(_WithinHost()).open(asking, timeout=TIMEOUT) as response:
+            headers: Message = response.headers
+    except urllib.error.HTTPError as error:
+        if not 300 <= error.code < 400:
+            raise
+        error.close()
+        headers = error.headers
+    return headers
+
+
+def _link(path: Path, blob: Path) -> None:
+    """Let `path` in a snapshot be the blob: a relative link, or the file itself where the system has none."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        os.symlink(os.path.relpath(blob, path.parent), temporary)
+    except OSError:
+        shutil.copyfile(blob, temporary)
+    os.replace(temporary, path)
 
 
 def _short(error: BaseException) -> str:
@@ -167,104 +215,19 @@ def intact(path: Path) -> bool | None:
     return None
 
 
-def discard(path: Path) -> None:
-    """Delete a cached file, and the blob it links to."""
-    blob = path.resolve()
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-    with contextlib.suppress(FileNotFoundError):
-        blob.unlink()
-
-
 def from_legacy(signature: str, report: Report = to_stderr) -> Path:
-    """Download a `.th` package from its former address into PyTorch's cache, and check its SHA-256. Partial downloads resume.
+    """Download a `.th` package from its former address into PyTorch's cache, and check its SHA-256. Interrupted downloads resume.
 
-    Raises ModelError if it cannot be had, WeightsError if what came is corrupt (and is deleted).
+    Raises ModelError if it cannot be had, WeightsError if what came is corrupt (and was deleted).
     """
     url = catalog.LEGACY_ROOT + catalog.LEGACY[signature]
     target = legacy_cache() / Path(url).name
     report(f"Downloading {url}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.with_name(target.name + ".lock")):
-            if not target.exists():
-                _download(url, target)
-    except OSError as error:
+        download(url, target, hub_cache() / ".locks" / f"{target.name}.lock", target.stem.partition("-")[2])
+    except FAULTS as error:
         raise ModelError(f"{url} cannot be fetched ({_short(error)})") from error
     return target
-
-
-def _download(url: str, target: Path) -> None:
-    """Fetch `url` into `target.part`, as often as it takes, and rename it once its checksum is right."""
-    part = target.with_name(target.name + ".part")
-    for attempt in range(ATTEMPTS):
-        try:
-            _append(url, part)
-            break
-        except urllib.error.HTTPError as error:
-            error.close()
-            if attempt + 1 == ATTEMPTS or not (error.code in (408, 416, 429) or error.code >= 500):
-                raise
-            if error.code == 416:  # more bytes here than there: a part of another file
-                part.unlink(missing_ok=True)
-            asked = error.headers.get("Retry-After") or ""
-            time.sleep(min(float(asked) if asked.isdigit() else PAUSE * 2**attempt, LONGEST_PAUSE))
-        except (OSError, EOFError) as error:
-            if attempt + 1 == ATTEMPTS:
-                raise OSError(f"the connection broke {ATTEMPTS} times: {_short(error)}") from error
-            time.sleep(min(PAUSE * 2**attempt, LONGEST_PAUSE))
-    _, _, expected = target.stem.partition("-")
-    if (actual := sha256(part)[: len(expected)]) != expected:
-        part.unlink()
-        raise WeightsError(f"{url} came corrupt (its SHA-256 starts with {actual}, not {expected}) and was deleted")
-    os.replace(part, target)
-
-
-def _append(url: str, part: Path) -> None:
-    """Fetch what `part` lacks. Raises EOFError if the connection ends too early."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"User-Agent": f"demucs-np/{__version__}"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        resumed = response.status == 206
-        length = response.headers.get("Content-Length")
-        total = (have if resumed else 0) + int(length) if length else None
-        with open(part, "ab" if resumed else "wb") as file:
-            _copy(response, file, total)
-            if total is not None and file.tell() < total:
-                raise EOFError(f"{file.tell()} of {total} bytes")
-
-
-def _copy(response: IO[bytes], file: IO[bytes], total: int | None) -> None:
-    """Copy to the end, with a line of progress on a terminal."""
-    shown = time.monotonic()
-    while chunk := response.read(CHUNK):
-        file.write(chunk)
-        if sys.stderr.isatty() and time.monotonic() - shown > 0.5:
-            shown = time.monotonic()
-            part = f" of {total / 1e6:.0f}" if total else ""
-            print(f"\r{file.tell() / 1e6:.0f}{part} MB", end="\r", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a file lock, so that of two processes one downloads and the other waits."""
-    with open(path, "a+b") as file:
-        if sys.platform == "win32":
-            import msvcrt
-
-            while True:
-                try:
-                    msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)  # gives up after ten seconds
-                    break
-                except OSError:
-                    time.sleep(0.1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def files(signatures: Sequence[str]) -> dict[str, Path | None]:

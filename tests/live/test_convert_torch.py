@@ -46,7 +46,11 @@ def save(path: Path, model: Any, kwargs: dict[str, Any], half: bool) -> Path:
     return path
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.startswith(("HTDemucs s", "HDemucs", "Demucs"))])
+# The reference cannot load its own "Demucs no rewrite": it takes the norm of such a decoder for a former name.
+LOADABLE = [case for case in CASES if case.startswith(("HTDemucs s", "HDemucs", "Demucs")) and case != "Demucs no rewrite"]
+
+
+@pytest.mark.parametrize("case", LOADABLE)
 @pytest.mark.parametrize("half", [True, False])
 def test_converted_files_load_in_both(case: str, half: bool, tmp_path: Path) -> None:
     import torch
