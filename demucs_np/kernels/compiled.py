@@ -61,6 +61,8 @@ class Compiled(Reference):
         residual: Array | None = None,
     ) -> Array:
         """As in `Reference`; with `residual`, into it."""
+        assert layer.upsample == 1 or (stats is None and before is None and residual is None)
+        assert layer.activation != "glu" or before is None
         rows, length = layer.extent(x.shape[1], rows, length)
         out = self.arena.take(x.shape[0], length, layer.outputs) if residual is None else residual
         if residual is not None and scale is None:

@@ -63,10 +63,16 @@ class Conv:
         return int(self.bias.shape[0])
 
     def extent(self, length_in: int, rows: int | None, length: int | None) -> tuple[int, int]:
-        """Windows along an input of `length_in` positions, and positions of the result, where they are not given."""
+        """Windows along an input of `length_in` positions, and positions of the result, where they are not given.
+
+        Raises ValueError for a result longer than the windows give.
+        """
         if rows is None:
             rows = length_in + self.width - 1 if self.upsample > 1 else (length_in + 2 * self.pad - self.width) // self.stride + 1
-        return rows, rows * self.upsample - self.crop if length is None else length
+        longest = rows * self.upsample - self.crop
+        if length is not None and length > longest:
+            raise ValueError(f"{length} positions asked of {longest}")
+        return rows, longest if length is None else length
 
     @property
     def outputs(self) -> int:

@@ -97,7 +97,9 @@ class Reference:
 
         x, skip: [B, L, C]; before, residual: as the result; stats: [L, 2] mean and 1/std of `conv.norm`; scale: [outputs].
         `rows` windows along L (default: all that fit the padded input), `length` positions of the result (default: all).
+        A transposed convolution takes neither stats, before nor residual, and GLU no `before`. Raises ValueError for too long a result.
         """
+        assert conv.upsample == 1 or (stats is None and before is None and residual is None)
         rows, length = conv.extent(x.shape[1], rows, length)
         if skip is not None:
             x = x + skip
@@ -118,8 +120,6 @@ class Reference:
             z = z + before.reshape(z.shape)
         y = activate(z, conv.activation)
         y = y.reshape(B, rows * conv.upsample, conv.outputs)[:, conv.crop : conv.crop + length]
-        if y.shape[1] < length:
-            raise ValueError(f"{length} positions asked of {y.shape[1]}")
         if residual is not None:
             y = residual + (y if scale is None else scale * y)
         return np.ascontiguousarray(y, np.float32)
