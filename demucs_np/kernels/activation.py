@@ -25,7 +25,7 @@ _Q8, _Q9, _Q10, _Q11 = _f(-1.170214090961963e-05), _f(1.0971768915624125e-06), _
 _H0, _H1, _H2 = _f(-0.3333328068256378), _f(0.13331441581249237), _f(-0.05373971536755562)
 _H3, _H4, _SMALL, _TWO = _f(0.0206390842795372), _f(-0.005704985000193119), _f(0.625), _f(2)
 _HALF, _ONE, _ZERO, _TAIL = _f(0.5), _f(1), _f(0), _f(8)
-_LOWEST, _HIGHEST = _f(-87.3), _f(88.3)
+_LOWEST, _HIGHEST, _LOWEST2 = _f(-87.3), _f(88.3), _f(-126)
 
 
 @exact
@@ -44,6 +44,16 @@ def exp(x):  # type: ignore[no-untyped-def]
     n = shifted - _ROUND
     r = (x - n * _LN2_HIGH) - n * _LN2_LOW
     p = ((((_E6 * r + _E5) * r + _E4) * r + _E3) * r + _E2) * (r * r) + r + _ONE
+    return p * _power_of_two(shifted)
+
+
+@exact
+def exp2(x):  # type: ignore[no-untyped-def]
+    """2^x, within 1 unit in the last place for -126 <= x <= 127, held at the lower end; NaN stays NaN."""
+    x = _LOWEST2 if x < _LOWEST2 else x
+    shifted = x + _ROUND
+    r = x - (shifted - _ROUND)
+    p = (((((_T6 * r + _T5) * r + _T4) * r + _T3) * r + _T2) * r + _T1) * r + _ONE
     return p * _power_of_two(shifted)
 
 
@@ -74,9 +84,6 @@ def gelu(x):  # type: ignore[no-untyped-def]
     t = _TAIL if t > _TAIL else t
     p = _Q7 + t * (_Q8 + t * (_Q9 + t * (_Q10 + t * _Q11)))
     p = _Q0 + t * (_Q1 + t * (_Q2 + t * (_Q3 + t * (_Q4 + t * (_Q5 + t * (_Q6 + t * p))))))
-    shifted = p + _ROUND
-    r = p - (shifted - _ROUND)
-    q = (((((_T6 * r + _T5) * r + _T4) * r + _T3) * r + _T2) * r + _T1) * r + _ONE
-    q = q * _power_of_two(shifted)
+    q = exp2(p)
     q = _ZERO if t >= _TAIL else q
     return x * (_ONE - q if x > _ZERO else q)

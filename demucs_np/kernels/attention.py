@@ -8,12 +8,13 @@ from __future__ import annotations
 import numpy as np
 
 from .._jit import inline, kernel, maximum, view
-from .activation import exp
+from .activation import exp2
 from .gemm import PANEL, gemm, padded_columns
 from .tiles import pool
 
 QUERIES = 96  # rows of a tile
 KEYS = 384  # keys in work at a time: scores, keys and values of a block stay in L2
+LOG2E = 1.4426950408889634
 _LOWEST = np.float32(-3e38)
 
 
@@ -86,7 +87,7 @@ def _attention_tile(tile, scratch, q, packed, out, geometry):  # type: ignore[no
     at_sum = at_scores + QUERIES * KEYS
     top, total = view(scratch, at_sum, QUERIES), view(scratch, at_sum + QUERIES, QUERIES)
     at_result = at_sum + 2 * QUERIES
-    scale = np.float32(1 / np.sqrt(np.float64(D)))
+    scale = np.float32(LOG2E / np.sqrt(np.float64(D)))  # weights are powers of two: e^x = 2^(x log2 e)
     for m in range(M):
         top[m], total[m] = _LOWEST, np.float32(0)
     _clear(view(scratch, at_result, M * wide))
@@ -100,7 +101,7 @@ def _attention_tile(tile, scratch, q, packed, out, geometry):  # type: ignore[no
             scores = view(scratch, at_scores + m * KEYS, size)
             highest = max(top[m], _largest(scores))
             if highest > top[m]:
-                shrink = exp((top[m] - highest) * scale)
+                shrink = exp2((top[m] - highest) * scale)
                 _multiply(view(scratch, at_result + m * wide, wide), shrink)
                 total[m] *= shrink
                 top[m] = highest
@@ -125,10 +126,10 @@ def _largest(x):  # type: ignore[no-untyped-def]
 
 @inline
 def _weights(scores, highest, scale):  # type: ignore[no-untyped-def]
-    """scores = exp((scores - highest) * scale), and their sum."""
+    """scores = 2^((scores - highest) * scale), and their sum."""
     total = np.float32(0)
     for i in range(scores.size):
-        weight = exp((scores[i] - highest) * scale)
+        weight = exp2((scores[i] - highest) * scale)
         scores[i] = weight
         total += weight
     return total
