@@ -29,7 +29,9 @@ def reference_layout(klass: str, kwargs: dict[str, Any]) -> dict[str, tuple[int,
         warnings.simplefilter("ignore")  # of initialisations that the shapes do not depend on
         model = getattr(importlib.import_module(module), name)(**kwargs)
     registered = {key: tuple(value.shape) for key, value in model.named_parameters()}
-    assert list(registered) == list(model.state_dict())
+    # The order in which a quantiser meets them.
+    walked = [f"{path}.{key}" for path, module in model.named_modules() for key, _ in module.named_parameters(recurse=False)]
+    assert list(registered) == list(model.state_dict()) == walked
     return registered
 
 
