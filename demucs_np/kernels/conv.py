@@ -36,7 +36,7 @@ def prepare(conv: Conv) -> Conv:
 
 def tiling(batches: int, rows: int, span: int, conv: Conv, gathered: bool) -> tuple[int, int]:
     """Batches and rows of a tile: about as many rows as keep result and gathered input (`span` floats a row of B) in L2."""
-    target = max(48, min(480, 2**16 // min(CHUNK, int(padded_columns(conv.columns)))))
+    target = max(48, min(2048, 2**16 // min(CHUNK, int(padded_columns(conv.columns)))))
     longest = min(rows, 64 if gathered and conv.taps > 1 else target)
     length = -(-rows // -(-rows // longest))
     count = max(1, min(batches, target // length))
