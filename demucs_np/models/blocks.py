@@ -83,6 +83,14 @@ class DConv:
         return tap(self.path, x.reshape(shape), "TFC" if self.freq else "TC")
 
 
+def rewrite(tensors: Tensors, context: int, activation: str, single_row: bool) -> Conv:
+    """A layer's second convolution. Around a single row of frequency there is only padding: the kernel's middle row does all."""
+    weight = tensors["rewrite.weight"]
+    if single_row:
+        weight = weight[:, :, [weight.shape[2] // 2]]
+    return convolution(weight, tensors["rewrite.bias"], pad=context if weight.shape[2] > 1 else 0, activation=activation)
+
+
 class EncoderLayer:
     """Strided convolution, GELU, DConv, and a 1x1 convolution with GLU ("rewrite"); `empty` has the convolution alone."""
 
@@ -99,6 +107,7 @@ class EncoderLayer:
         context: int,
         dconv_depth: int,
         empty: bool = False,
+        single_row: bool = False,
         activation: str = "gelu",
         gate: str = "glu",
         dconv: str = "dconv",
@@ -112,9 +121,7 @@ class EncoderLayer:
         self.conv = ops.prepare(self.conv)
         self.rewrite: Conv | None = None
         if "rewrite.weight" in tensors:
-            self.rewrite = ops.prepare(
-                convolution(tensors["rewrite.weight"], tensors["rewrite.bias"], pad=context, activation="none" if self.norm2 else gate)
-            )
+            self.rewrite = ops.prepare(rewrite(tensors, context, "none" if self.norm2 else gate, single_row))
         residual = scope(tensors, dconv)
         self.dconv = DConv(ops, residual, f"{path}.{dconv}", depth=dconv_depth, freq=freq) if residual else None
 
@@ -157,6 +164,7 @@ class DecoderLayer:
         dconv_depth: int,
         last: bool,
         empty: bool = False,
+        single_row: bool = False,
         activation: str = "gelu",
         gate: str = "glu",
         dconv: str = "dconv",
@@ -177,12 +185,7 @@ class DecoderLayer:
         )
         self.rewrite: Conv | None = None
         if "rewrite.weight" in tensors:
-            weight = tensors["rewrite.weight"]
-            self.rewrite = ops.prepare(
-                convolution(
-                    weight, tensors["rewrite.bias"], pad=context if weight.shape[2] > 1 else 0, activation="none" if self.norm1 else gate
-                )
-            )
+            self.rewrite = ops.prepare(rewrite(tensors, context, "none" if self.norm1 else gate, single_row))
         residual = scope(tensors, dconv)
         self.dconv = DConv(ops, residual, f"{path}.{dconv}", depth=dconv_depth, freq=freq) if residual else None
 

@@ -46,7 +46,8 @@ class Hybrid(Network):
 
     def _layer(self, level: HybridLayer, freq: bool) -> dict[str, Any]:
         stride, pad = (level.stride, level.pad) if freq or not level.time else (self.config.stride, self.config.kernel_size // 4)
-        return {"freq": freq, "stride": stride, "pad": pad, "groups": self.config.norm_groups, "dconv_depth": self.config.dconv_depth}
+        shared = {"groups": self.config.norm_groups, "dconv_depth": self.config.dconv_depth}
+        return {"freq": freq, "stride": stride, "pad": pad, "single_row": freq and level.last_freq} | shared
 
     def _encoder(self, tensors: Tensors, path: str, level: HybridLayer) -> EncoderLayer | BandedEncoder:
         settings = self._layer(level, level.freq) | {"context": self.config.context_enc}
