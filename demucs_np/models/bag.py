@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Protocol, cast
 
 import numpy as np
@@ -27,11 +28,11 @@ class Model(Protocol):
         """Channels of the input and of each stem."""
 
     @property
-    def segment(self) -> float:
-        """Seconds of the chunks that a long track is cut into (a `Fraction` is welcome)."""
+    def segment(self) -> Fraction | float:
+        """Seconds of the chunks that a long track is cut into."""
 
     @property
-    def max_segment(self) -> float | None:
+    def max_segment(self) -> Fraction | float | None:
         """The longest chunk in seconds that the model takes. None: any."""
 
     @property
@@ -87,7 +88,7 @@ class BagOfModels:
         self.backend = first.backend
 
     @property
-    def max_segment(self) -> float | None:
+    def max_segment(self) -> Fraction | float | None:
         """The longest chunk in seconds that every model takes. None: any."""
         limits = [model.max_segment for model in self.models if model.max_segment is not None]
         return min(limits, default=None)

@@ -59,7 +59,9 @@ def info_command(name: str) -> None:
         ):  # fmt: skip
             click.echo(f"{title + ':':14}{text}")
         for signature, weights in zip(bag.signatures, bag.weights or [()] * len(bag.signatures), strict=True):
-            shares = " ".join(f"{stem}*{weight:g}" for stem, weight in zip(bag.stems, weights, strict=False) if weight)
+            shares = " ".join(
+                stem if weight == 1 else f"{stem}*{weight:g}" for stem, weight in zip(bag.stems, weights, strict=False) if weight
+            )
             click.echo(f"  {signature}{'  for ' + shares if shares else ''}")
     for signature, path in hub.files(_signatures(name)).items():
         click.echo()

@@ -25,6 +25,7 @@ from .stored import FLOATS, Stored, as_float32
 MIN_BITS = 2  # DiffQ's default
 UNIFORM_BITS = 8  # the uniform quantizer's default
 MAX_BITS = 15
+BLOCK = 32  # lines of 2048 numbers
 
 
 def restore(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
@@ -85,7 +86,7 @@ def _unquantize(entry: Any, kwargs: Mapping[str, Any], count: int) -> np.ndarray
     group_size = int(_number(kwargs, "group_size"))
     if group_size < 1 or count % group_size:
         raise ValueError(f"{count} values do not divide into groups of {group_size}")
-    widths = unpack(packed_widths, count // group_size) + int(_number(kwargs, "min_bits", MIN_BITS))
+    widths = unpack(packed_widths, count // group_size).astype(int) + int(_number(kwargs, "min_bits", MIN_BITS))
     result = np.empty((count // group_size, group_size), np.float32)
     unseen = len(result)
     for width, packed in enumerate(levels, start=1):
@@ -113,7 +114,7 @@ def _scalar(value: Any) -> float:
 
 
 def unpack(packed: Any, count: int) -> np.ndarray:
-    """The first `count` numbers (int64) of a packed array: int64 (lines, planes, 32), or int16 (planes, groups).
+    """The first `count` numbers (uint16) of a packed array: int64 (lines, planes, 32), or int16 (planes, groups).
 
     With 64-bit words, number `line*2048 + j*32 + k` has bit b = `(packed[line, b, k] >> j) & 1`; with 16-bit words, number
     `j*groups + g` has bit b = `(packed[b, g] >> j) & 1`. No planes at all: every number is zero.
@@ -132,9 +133,14 @@ def unpack(packed: Any, count: int) -> np.ndarray:
         raise ValueError(f"{planes} bits a level")
     if lines * columns * bits < count:
         raise ValueError(f"{lines * columns * bits} packed levels where {count} belong")
-    octets = np.ascontiguousarray(words, words.dtype.newbyteorder("<")).view(np.uint8).reshape(lines, planes, columns * bits // 8)
-    numbers = np.zeros((lines, columns, bits), np.uint16)
-    for plane in range(planes):
-        ones = np.unpackbits(octets[:, plane], axis=-1, bitorder="little").reshape(numbers.shape)
-        numbers |= ones.astype(np.uint16) << np.uint16(plane)
-    return numbers.transpose(0, 2, 1).reshape(-1)[:count].astype(np.int64)
+    words = np.ascontiguousarray(words, words.dtype.newbyteorder("<"))
+    numbers = np.empty((lines, bits, columns), np.uint16)
+    for start in range(0, lines, BLOCK):  # small enough for the cache
+        block = words[start : start + BLOCK]
+        octets = block.view(np.uint8).reshape(len(block), planes, columns * bits // 8)
+        gathered = np.zeros((len(block), columns, bits), np.uint16)
+        for plane in range(planes):
+            ones = np.unpackbits(octets[:, plane], axis=-1, bitorder="little").reshape(gathered.shape)
+            gathered |= np.left_shift(ones, plane, dtype=np.uint16)
+        numbers[start : start + BLOCK] = gathered.transpose(0, 2, 1)
+    return numbers.reshape(-1)[:count]
