@@ -28,6 +28,7 @@ from . import diffq
 from .stored import DTYPES, FLOATS, ClassName, Stored, as_float32
 
 MAX_HEADER = 100_000_000  # bytes; the format's own limit
+SMALL = 2**14  # elements
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,12 @@ class ModelFile:
     stored: dict[str, Stored]
 
     def checkpoint(self) -> Checkpoint:
-        """With float32 tensors; they are read-only views of the memory-mapped file where it holds float32."""
-        return Checkpoint(self.path, self.config, {name: as_float32(stored) for name, stored in self.stored.items()})
+        """With float32 tensors. Large ones are read-only views of the memory-mapped file where it holds float32.
+
+        Models pack the large ones and keep the others as they are: views of those would keep the whole file in memory.
+        """
+        tensors = {name: as_float32(stored) for name, stored in self.stored.items()}
+        return Checkpoint(self.path, self.config, {name: tensor.copy() if tensor.size <= SMALL else tensor for name, tensor in tensors.items()})
 
 
 def read_safetensors_model(path: str | os.PathLike[str]) -> ModelFile:
