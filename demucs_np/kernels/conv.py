@@ -23,15 +23,19 @@ CHUNK = 512  # columns of the result in work at a time: with its rows they stay 
 
 def prepare(conv: Conv) -> Conv:
     """The same layer with its matrix packed for the kernel, columns of a GLU ordered in chunks of [values | gates]."""
-    order = np.arange(conv.columns)
+    parts = [slice(None)]
     if conv.activation == "glu":
         half = conv.columns // 2
-        chunks = [(c, min(c + CHUNK // 2, half)) for c in range(0, half, CHUNK // 2)]
-        order = np.concatenate([np.r_[low:high, half + low : half + high] for low, high in chunks])
-    panels = np.concatenate([pack(tap[:, order]) for tap in conv.matrix])
-    norm = conv.norm and (np.ascontiguousarray(conv.norm[0][order]), np.ascontiguousarray(conv.norm[1][order]))
+        parts = [slice(c + h, min(c + CHUNK // 2, half) + h) for c in range(0, half, CHUNK // 2) for h in (0, half)]
+
+    def ordered(columns: np.ndarray) -> np.ndarray:
+        return np.concatenate([columns[..., part] for part in parts], axis=-1) if len(parts) > 1 else columns
+
+    packed = [pack(ordered(tap)) for tap in conv.matrix]
+    panels = packed[0] if len(packed) == 1 else np.concatenate(packed)
+    norm = conv.norm and (ordered(conv.norm[0]), ordered(conv.norm[1]))
     projection = conv.norm and Projection.of(conv.matrix[0], conv.bias)
-    return replace(conv, matrix=panels, bias=np.ascontiguousarray(conv.bias[order]), norm=norm, projection=projection)
+    return replace(conv, matrix=panels, bias=np.ascontiguousarray(ordered(conv.bias)), norm=norm, projection=projection)
 
 
 def tiling(batches: int, rows: int, span: int, conv: Conv, gathered: bool) -> tuple[int, int]:
