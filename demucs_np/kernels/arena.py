@@ -47,7 +47,6 @@ class Arena:
         self._taken.clear()
 
 
-
 def _joined(places: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
     result: list[tuple[int, int, int]] = []
     for slab, start, size in sorted(places):

@@ -65,7 +65,8 @@ def conv_(
 ) -> None:
     """out[B, L_out, C_out] = activation(norm(conv(x + skip) + bias) + before), or with `scale` out += scale * that.
 
-    Arrays are float32, C-contiguous. x, skip: [B, L, C]; before: as out; stats: [L_out, 2] mean and 1/std of `conv.norm` for each row of L; scale: [C_out].
+    Arrays are float32, C-contiguous. x, skip: [B, L, C]; before: as out; stats: [L_out, 2], mean and 1/std of `conv.norm` for each
+    row of L; scale: [C_out].
     `rows` is the number of windows along L. `out` must not be x or skip.
     """
     B, L, C = x.shape

@@ -46,7 +46,7 @@ def _micro_kernel(mr: int, vectors: int) -> Any:
     """An intrinsic `(A, a, rows, r, B, b, C, c, ldc, K, accumulate)` on flat arrays and element offsets, for `mr` rows of C and
     `vectors * LANES` columns: all accumulators in registers, one broadcast load of A and `vectors` loads of B per step of k."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def micro(typingctx: Any, A: Any, a: Any, rows: Any, r: Any, B: Any, b: Any, C: Any, c: Any, ldc: Any, K: Any, accumulate: Any) -> Any:
         n = types.intp
         signature = types.void(A, n, rows, n, B, n, C, n, n, n, types.boolean)

@@ -14,7 +14,10 @@ ROWS = 4096  # rows of a tile
 
 
 def moments(x: np.ndarray, groups: int = 1, *, per_row: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and biased variance, float64, of x [B, L, C] over (B, L, C/groups) -> [groups], or `per_row` over (B, C/groups) -> [L, groups]."""
+    """Mean and biased variance, float64, of x [B, L, C].
+
+    Over (B, L, C/groups) -> [groups], each; `per_row`: over (B, C/groups) -> [L, groups].
+    """
     B, L, C = x.shape
     keys = L * groups if per_row else groups
     tiles = -(-B * L // ROWS)

@@ -38,8 +38,7 @@ def gelu(x: Array) -> Array:
     t = (u + 6) / step - at
     y0, y1, d0, d1 = table[at], table[at + 1], slope[at] * step, slope[at + 1] * step
     erf = y0 + t * (d0 + t * (3 * (y1 - y0) - 2 * d0 - d1 + t * (2 * (y0 - y1) + d0 + d1)))
-    y: Array = (x * 0.5 * (1 + erf)).astype(x.dtype)
-    return y
+    return np.asarray(x * 0.5 * (1 + erf), x.dtype)
 
 
 @lru_cache(maxsize=1)
@@ -54,7 +53,7 @@ def activate(z: Array, name: str) -> Array:
     if name == "gelu":
         return gelu(z)
     if name == "relu":
-        return np.maximum(z, 0)
+        return np.asarray(np.maximum(z, 0))
     if name == "glu":
         half = z.shape[-1] // 2
         return np.asarray(z[..., :half] * sigmoid(z[..., half:]))
