@@ -154,6 +154,8 @@ def test_file_round_trip(golden: Golden, tmp_path: Path, recorded: bool) -> None
     if recorded:
         golden = dataclasses.replace(golden, audio=audio, source={"file": "song.wav", "at": 12.5})
     golden.save(tmp_path / "g.safetensors")
+    golden.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "g.safetensors").read_bytes()
     loaded = load_golden(tmp_path / "g.safetensors")
     assert loaded.arguments == golden.arguments
     assert loaded.config == golden.config
@@ -279,7 +281,7 @@ def test_foreign_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 1}', '{"version": 1, "layers": [{"name": "encoder.0"}]}'])
 def test_damaged_file(text: str, tmp_path: Path) -> None:
-    save_file({"a": np.zeros(3, np.float32)}, tmp_path / "g.safetensors", {"format": "demucs_np golden", "golden": text})
+    save_file({"a": np.zeros(3, np.float32)}, tmp_path / "g.safetensors", {"demucs_np.golden": text})
     with pytest.raises(ModelError, match="a damaged golden file"):
         load_golden(tmp_path / "g.safetensors")
 

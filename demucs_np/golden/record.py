@@ -3,7 +3,7 @@
 For every traced layer and the output it holds a fingerprint of the activation of the reference run in float64 (shape, mean,
 Euclidean norm, a sketch, the values at positions drawn from a seed) and the error that PyTorch's own float32 run made.
 The file is a safetensors file: sketch and values are float64 tensors named `sketch/<path>` and `values/<path>`, a recorded
-input is `input`, everything else is JSON under the metadata key `golden`.
+input is `input`, everything else is JSON in the metadata. The same run gives the same bytes.
 
 A sketch is `size` sums over all values, each value with a random sign: sum k takes the values k, k + size, k + 2 size, ...
 Since signs are independent, the squared difference of two sketches is on average the squared difference of the two
@@ -32,6 +32,7 @@ from ..weights.files import written_whole
 from .recipe import draw_mix, stream
 
 VERSION = 1
+KEY = "demucs_np.golden"  # the only entry of the metadata: with two, their order in the file would be random
 SAMPLES = 4096  # values kept of each activation
 SKETCH = 1024  # sums kept of each activation
 CHUNK = 1 << 20  # elements converted to float64 at a time
@@ -102,7 +103,7 @@ class Golden:
             arrays["input"] = np.ascontiguousarray(self.audio, np.float32)
         text = json.dumps(fields, default=_encode, separators=(",", ":"))
         with written_whole(Path(path)) as file:
-            file.write(save(arrays, metadata={"format": "demucs_np golden", "golden": text}))
+            file.write(save(arrays, metadata={KEY: text}))
 
 
 def load_golden(path: str | os.PathLike[str]) -> Golden:
@@ -116,10 +117,10 @@ def load_golden(path: str | os.PathLike[str]) -> Golden:
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelError(f"{os.fspath(path)}: not a readable golden file ({error}); make it again with `demucs-np golden`") from error
-    if metadata.get("format") != "demucs_np golden":
+    if KEY not in metadata:
         raise ModelError(f"{os.fspath(path)}: a safetensors file, but not a golden file; `demucs-np golden` makes those")
     try:
-        fields = json.loads(metadata["golden"], object_hook=_decode)
+        fields = json.loads(metadata[KEY], object_hook=_decode)
         if fields["version"] > VERSION:
             raise ModelError(f"{os.fspath(path)}: golden format {fields['version']}, this program knows up to {VERSION}; update demucs_np")
         layers = {}

@@ -12,7 +12,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from .record import SAMPLES, SKETCH, Golden, Layer, positions, sketch, total
 
 if TYPE_CHECKING:
     import torch
+
+Visit = Callable[[str, NDArray], None]
 
 HYBRID = r"t?(en|de)coder\.\d+(\.dconv)?|crosstransformer\.(norm_in(_t)?|layers(_t)?\.\d+)|channel_(up|down)sampler(_t)?"
 TIME = r"(en|de)coder\.\d+|lstm"
@@ -70,8 +72,10 @@ def traced_modules(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
 
 
 @contextlib.contextmanager
-def hooks(model: torch.nn.Module, taps: dict[str, NDArray]) -> Iterator[None]:
-    """Within, a forward call of `model` records its traced activations into `taps`, in order of execution, and its output.
+def hooks(model: torch.nn.Module, visit: Visit) -> Iterator[None]:
+    """Within, a forward call of `model` shows its traced activations to `visit(path, array)`, in order of execution, and its output.
+
+    The arrays are only good during that call.
 
     Axis order is the reference's, with one exception: DConv inside a frequency layer works on (B*F, C, T) and is recorded as
     (B, C, F, T), the order of the layer around it. A decoder layer returns two tensors; the first is recorded.
@@ -88,7 +92,7 @@ def hooks(model: torch.nn.Module, taps: dict[str, NDArray]) -> Iterator[None]:
         parent = by_path[path.rpartition(".")[0]]
         if path.endswith(".dconv") and getattr(parent, "freq", False):
             value = value.view(batch, -1, *value.shape[1:]).transpose(1, 2)
-        taps[path] = value.numpy().copy()
+        visit(path, value.numpy())
 
     def hook(path: str) -> Any:
         return lambda _module, _inputs, output: record(path, output)
@@ -101,23 +105,28 @@ def hooks(model: torch.nn.Module, taps: dict[str, NDArray]) -> Iterator[None]:
         yield
 
 
-def run(model: torch.nn.Module, mix: NDArray[np.float32], *, double: bool) -> dict[str, NDArray]:
-    """Traced activations and "output" for a mix (batch, channels, samples), in float32 or in float64.
+def run(model: torch.nn.Module, mix: NDArray[np.float32], visit: Visit, *, double: bool) -> None:
+    """Show the traced activations and "output" for a mix (batch, channels, samples) to `visit`, from a run in float32 or float64.
 
     In float64 the default dtype is float64 as well, or the reference would build its window and its tables in float32.
     """
     import torch
 
-    taps: dict[str, NDArray] = {}
     dtype = torch.float64 if double else torch.float32
     before = torch.get_default_dtype()
     model = copy.deepcopy(model).double() if double else model
     torch.set_default_dtype(dtype)
     try:
-        with torch.no_grad(), hooks(model, taps):
+        with torch.no_grad(), hooks(model, visit):
             model(torch.from_numpy(mix).to(dtype))
     finally:
         torch.set_default_dtype(before)
+
+
+def float32_taps(model: torch.nn.Module, mix: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """All traced activations of the float32 run."""
+    taps: dict[str, NDArray[np.float32]] = {}
+    run(model, mix, lambda path, array: taps.update({path: array.copy()}), double=False)
     return taps
 
 
@@ -152,8 +161,12 @@ def make_golden(
     be drawn again (`recipe.draw_mix`) and is not stored.
     """
     klass, arguments = constructor(model)
-    single = run(model, mix[None], double=False)
-    truth = run(model, mix[None], double=True)
+    single, layers = float32_taps(model, mix[None]), {}
+
+    def keep(path: str, truth: NDArray[np.float64]) -> None:  # at once: all activations in float64 would need too much memory
+        layers[path] = fingerprint(path, truth, single.pop(path), samples, sums)
+
+    run(model, mix[None], keep, double=True)
     weights: dict[str, Any] = {} if seed is None else {"seed": seed}
     weights["sha256"] = digest(model)
     return Golden(
@@ -162,7 +175,7 @@ def make_golden(
         weights=weights,
         source=source,
         made_with={name: importlib.metadata.version(name) for name in ("demucs", "torch", "numpy")},
-        layers={name: fingerprint(name, truth[name], single.pop(name), samples, sums) for name in truth},
+        layers=layers,
         audio=None if "seed" in source else mix,
     )
 

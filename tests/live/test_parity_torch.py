@@ -20,7 +20,7 @@ import demucs_np as dn
 from demucs_np.golden.commands import verify_file
 from demucs_np.golden.recipe import draw_mix, draw_tensors
 from demucs_np.golden.record import SAMPLES, SKETCH, Golden, Layer, decibels, load_golden, total
-from demucs_np.golden.reference import build, digest, fingerprint, run
+from demucs_np.golden.reference import build, digest, fingerprint, float32_taps, run
 from demucs_np.golden.verify import LIMIT_DB, judge, verify_golden
 from demucs_np.models.config import config_from_arguments
 from demucs_np.models.layout import expected_tensors
@@ -59,25 +59,30 @@ def ours(klass: str, arguments: Mapping[str, Any], seed: int, backend: str = "nu
     return build_ours(Checkpoint(Path("seeded"), config, draw_tensors(seed, expected_tensors(config))), backend)
 
 
-def compare(single: dict[str, NDArray], truth: dict[str, NDArray], mine: Mapping[str, NDArray]) -> dict[str, Layer]:
+def compare(reference: torch.nn.Module, mix: NDArray[np.float32], mine: Mapping[str, NDArray]) -> dict[str, Layer]:
     """Print the table, and assert the limit in every layer over its whole activation.
 
-    Also that a golden file's fingerprints, which are returned, judge the same: as much error within 0.5 dB, and a relative error of
-    1e-5 in any layer is found. Consumes `single` and `truth`, whose arrays are large.
+    Also that the fingerprints of a golden file, which are returned, judge the same: a sketch measures the error to within 1 dB (five
+    standard deviations for 1024 sums), and shows a relative error of 1e-5 in any one layer.
     """
-    excess, layers = {}, {}
-    for name in list(truth):
-        exact, theirs = truth.pop(name), single.pop(name)
-        assert mine[name].shape == exact.shape, name
+    single, layers = float32_taps(reference, mix), {}
+    excess, misjudged, missed = {}, {}, []
+
+    def visit(name: str, truth: NDArray[np.float64]) -> None:
+        assert mine[name].shape == truth.shape, name
         assert mine[name].dtype == np.float32, name
-        layer = layers[name] = fingerprint(name, exact, theirs, SAMPLES, SKETCH)
-        own = decibels(layer.norm, total(mine[name] - exact)[1])
+        layer = layers[name] = fingerprint(name, truth, single.pop(name), SAMPLES, SKETCH)
+        own = decibels(layer.norm, total(mine[name] - truth)[1])
         report = judge(layer, mine[name])
-        excess[name] = report.pytorch - own
-        print(f"{name:32} ours {own:6.1f} dB, PyTorch {report.pytorch:6.1f} dB, excess {excess[name]:+5.1f} dB")
-        assert abs(report.ours - own) < 0.5, name
-        assert not judge(layer, mine[name] * np.float32(1 + 1e-5)).passed, name
+        excess[name], misjudged[name] = report.pytorch - own, report.ours - own
+        if judge(layer, mine[name] * np.float32(1 + 1e-5)).passed:
+            missed.append(name)
+        print(f"{name:32} ours {own:6.1f} dB ({misjudged[name]:+.2f} by its sketch), PyTorch {report.pytorch:6.1f}, {excess[name]:+5.1f}")
+
+    run(reference, mix, visit, double=True)
     assert {name: value for name, value in excess.items() if not value <= LIMIT_DB} == {}
+    assert {name: value for name, value in misjudged.items() if not abs(value) <= 1} == {}
+    assert missed == []
     return layers
 
 
@@ -89,7 +94,7 @@ def test_full_size_layer_by_layer(name: str, tmp_path: Path) -> None:
     with dn.trace() as taps:
         output = ours(klass, arguments, 1)(mix[None])
     reference = build(klass, arguments, 1)
-    layers = compare(run(reference, mix[None], double=False), run(reference, mix[None], double=True), {**taps, "output": output})
+    layers = compare(reference, mix[None], {**taps, "output": output})
     source = {"seed": 2, "channels": 2, "length": mix.shape[1]}
     Golden(klass, arguments, {"seed": 1, "sha256": digest(reference)}, source, {}, layers).save(tmp_path / "golden.safetensors")
     assert (tmp_path / "golden.safetensors").stat().st_size < 3e6
@@ -103,8 +108,7 @@ def test_full_size_numpy_backend() -> None:
     mix = draw_mix(3, 2, int(seconds * 44100))[None]
     with dn.trace() as taps:
         output = ours(klass, arguments, 2, "numpy")(mix)
-    reference = build(klass, arguments, 2)
-    compare(run(reference, mix, double=False), run(reference, mix, double=True), {**taps, "output": output})
+    compare(build(klass, arguments, 2), mix, {**taps, "output": output})
 
 
 @pytest.mark.parametrize("name", ["ht_published", "hd_bands", "td_published"])
