@@ -52,7 +52,7 @@ def arrays(case):
     options = {}
     if case.skip:
         options["skip"] = noise(case.B, case.L, C, seed=2)
-    plain = product(case, x, w, [])[0]  # for its shape
+    plain = product(case, x, w, {})[0]  # for its shape
     outputs = N // 2 if case.activation == "glu" else N
     if case.before:
         options["before"] = noise(1, plain.shape[0] * plain.shape[1], outputs, seed=3)  # other axes, same order
@@ -68,7 +68,7 @@ def arrays(case):
 
 def product(case, x, w, options):
     """The truth before norm and activation, and what its rounding errors are measured against: the sum of all terms' magnitudes."""
-    x = x.astype(np.float64) + (options["skip"] if "skip" in options else 0)
+    x = x.astype(np.float64) + options.get("skip", 0)
     results = []
     for f in (np.asarray, np.abs):
         if case.transposed:
@@ -211,7 +211,8 @@ def cases(draw):
     if draw(st.booleans()) and activation != "glu":
         full = (L - 1) * stride + K
         crop = number(0, full - 1)
-        return Case(B, L, C, number(1, 20), K, stride=stride, transposed=True, crop=crop, length=number(1, full - crop), activation=activation)
+        kept = {"crop": crop, "length": number(1, full - crop)}
+        return Case(B, L, C, number(1, 20), K, stride=stride, transposed=True, activation=activation, **kept)
     N = number(1, 20) * 2
     pad = number(0, K - 1)
     inside = (L + 2 * pad - K) // stride + 1

@@ -1,0 +1,152 @@
+"""Reused buffers: what is handed out, what comes back, and what does not."""
+
+import itertools
+import threading
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kernel_checks import varied
+
+from demucs_np.kernels import arena as arena_module
+from demucs_np.kernels import operations
+from demucs_np.kernels.arena import GRAIN, Arena
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 0, 2), (5, 7), (2, 3, 4)])
+def test_arrays_are_float32_contiguous_and_writable(shape):
+    array = Arena().take(*shape)
+    assert array.shape == shape
+    assert array.dtype == np.float32
+    assert array.flags.c_contiguous
+    assert array.flags.writeable
+
+
+def test_a_buffer_given_back_is_handed_out_again():
+    arena = Arena()
+    first = arena.take(20, 100)
+    place = address(first)
+    assert address(arena.take(20, 100)) != place
+    arena.give(first)
+    assert address(arena.take(1000)) == place  # also for other shapes
+    assert address(arena.take(1000)) != place
+
+
+def test_the_lowest_place_that_fits_is_taken():
+    arena = Arena()
+    arrays = [arena.take(size * GRAIN) for size in (3, 1, 5, 1, 9, 1)]
+    places = [address(array) for array in arrays]
+    assert places == sorted(places)
+    assert all((place - places[0]) % (4 * GRAIN) == 0 for place in places)
+    for array in arrays[4], arrays[0], arrays[2]:
+        arena.give(array)
+    assert address(arena.take(4 * GRAIN)) == places[2]
+    assert address(arena.take(GRAIN)) == places[0]
+    assert address(arena.take(2 * GRAIN)) == places[0] + 4 * GRAIN
+    assert address(arena.take(6 * GRAIN)) == places[4]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_neighbouring_free_places_are_joined(order):
+    arena = Arena()
+    arrays = [arena.take(GRAIN) for _ in range(4)]
+    for i in order:
+        arena.give(arrays[i])
+    assert address(arena.take(3 * GRAIN)) == address(arrays[0])
+
+
+def test_more_than_a_slab_holds():
+    with mock.patch.object(arena_module, "SLAB", 4 * GRAIN):
+        arena = Arena()
+        small, large, other = arena.take(3 * GRAIN), arena.take(10 * GRAIN), arena.take(2 * GRAIN)
+        for n, array in enumerate((small, large, other)):
+            array[:] = n
+        assert [array.min() for array in (small, large, other)] == [0, 1, 2]
+        arena.give(small)
+        arena.give(large)
+        assert address(arena.take(4 * GRAIN)) == address(small)
+        assert address(arena.take(9 * GRAIN)) == address(large)
+
+
+def test_another_shape_of_an_array_gives_its_buffer_back():
+    arena = Arena()
+    array = arena.take(6, 50, 10)
+    arena.give(array.reshape(300, 10))
+    assert address(arena.take(3000)) == address(array)
+
+
+def test_a_second_give_and_foreign_arrays_do_nothing():
+    arena = Arena()
+    array = arena.take(50, 40)
+    arena.give(array)
+    arena.give(array)
+    arena.give(np.zeros((50, 40), np.float32))
+    arena.give(np.zeros((50, 40), np.float32)[3:])
+    one, two = arena.take(50, 40), arena.take(50, 40)
+    assert not np.shares_memory(one, two)
+
+
+def test_reset_takes_everything_back():
+    arena = Arena()
+    places = {address(arena.take(5000)), address(arena.take(5000))}
+    arena.reset()
+    assert {address(arena.take(5000)), address(arena.take(5000))} == places
+
+
+@varied(100)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5000)), max_size=60))
+def test_no_two_arrays_share_memory(steps):
+    """Takes and gives in any order, over several slabs: what was written stays until it is given back."""
+    arena, held = Arena(), []
+    with mock.patch.object(arena_module, "SLAB", 8 * GRAIN):
+        for n, (take, size) in enumerate(steps):
+            if take or not held:
+                array = arena.take(size)
+                array[:] = n
+                held.append((n, array))
+            else:
+                value, array = held.pop(size % len(held))
+                assert np.all(array == value)
+                arena.give(array)
+    assert all(np.all(array == value) for value, array in held)
+
+
+def test_a_computation_repeated_allocates_nothing_new():
+    ops = operations("numba")
+    weight = np.ones(30, np.float32)
+
+    def once():
+        x = ops.copy(np.ones((4, 50, 30), np.float32))
+        y = ops.layer_norm(x, weight, weight)
+        z = ops.group_norm(y, 3, weight, weight, activation="glu")
+        places = [address(array) for array in (x, y, z)]
+        ops.free(x, y, None, z)
+        return places
+
+    assert once() == once()
+
+
+def test_copy_outlives_changes_on_both_backends():
+    for backend in ("numpy", "numba"):
+        x = np.ones((2, 3), np.float32)
+        kept = operations(backend).copy(x)
+        x[:] = 5
+        assert np.all(kept == 1)
+        assert kept.dtype == np.float32
+        assert kept.flags.c_contiguous
+
+
+def test_every_python_thread_has_buffers_of_its_own():
+    ops = operations("numba")
+    found = []
+    thread = threading.Thread(target=lambda: found.append(ops.arena))
+    thread.start()
+    thread.join()
+    assert found[0] is not ops.arena
+    assert ops.arena is ops.arena
