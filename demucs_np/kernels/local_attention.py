@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._jit import inline, kernel, maximum
+from .._jit import inline, kernel, maximum, view
 from .activation import exp, sigmoid
 from .gemm import PANEL, gemm, padded_columns
 from .tiles import pool
@@ -47,24 +47,24 @@ def _local_attention_tile(tile, scratch, x, out, geometry):  # type: ignore[no-u
     table = scratch[: 2 * QUERIES].view(np.int64)
     at_scores = 2 * QUERIES
     at_sums = at_scores + QUERIES * KEYS
-    top, total, rate = scratch[at_sums : at_sums + M], scratch[at_sums + M : at_sums + 2 * M], scratch[at_sums + 2 * M : at_sums + 3 * M]
+    top, total, rate = view(scratch, at_sums, M), view(scratch, at_sums + M, M), view(scratch, at_sums + 2 * M, M)
     at_result = at_sums + 3 * QUERIES
     at_keys = at_result + QUERIES * wide
     at_values = at_keys + KEYS * D
     scale = np.float32(1 / np.sqrt(np.float64(D)))
     for m in range(M):
         logits = f * (3 * C + heads * decays) + 3 * C + head * decays + (first + m) * lx
-        top[m], total[m], rate[m] = _LOWEST, np.float32(0), _rate(x[logits : logits + decays])
+        top[m], total[m], rate[m] = _LOWEST, np.float32(0), _rate(view(x, logits, decays))
     scratch[at_result : at_result + M * wide] = 0
     for begin in range(0, T, KEYS):
         size = min(KEYS, T - begin)
-        _pack_keys(x, query + C + begin * lx, lx, size, D, scratch[at_keys:at_values])
-        _pack_values(x, query + 2 * C + begin * lx, lx, size, D, wide, scratch[at_values : at_values + KEYS * wide])
+        _pack_keys(x, query + C + begin * lx, lx, size, D, view(scratch, at_keys, KEYS * D))
+        _pack_values(x, query + 2 * C + begin * lx, lx, size, D, wide, view(scratch, at_values, KEYS * wide))
         for m in range(M):
             table[m] = query + (first + m) * lx
         gemm(x, 0, table, 0, M, scratch, at_keys, D, 0, scratch, at_scores, KEYS, size, D, False)
         for m in range(M):
-            scores = scratch[at_scores + m * KEYS : at_scores + m * KEYS + size]
+            scores = view(scratch, at_scores + m * KEYS, size)
             here = first + m - begin  # the query's own place among the keys
             _fade(scores, scale, rate[m], here)
             if 0 <= here < size:
@@ -72,7 +72,7 @@ def _local_attention_tile(tile, scratch, x, out, geometry):  # type: ignore[no-u
             highest = max(top[m], _largest(scores))
             if highest > top[m]:
                 shrink = exp(top[m] - highest)
-                _multiply(scratch[at_result + m * wide : at_result + (m + 1) * wide], shrink)
+                _multiply(view(scratch, at_result + m * wide, wide), shrink)
                 total[m] *= shrink
                 top[m] = highest
             total[m] += _weights(scores, highest)
@@ -80,8 +80,7 @@ def _local_attention_tile(tile, scratch, x, out, geometry):  # type: ignore[no-u
         gemm(scratch, 0, table, 0, M, scratch, at_values, size, 0, scratch, at_result, wide, D, size, True)
     for m in range(M):
         start = ((first + m) * F + f) * C + head * D
-        target = out[start : start + D]
-        source = scratch[at_result + m * wide : at_result + m * wide + D]
+        target, source = view(out, start, D), view(scratch, at_result + m * wide, D)
         one = np.float32(1) / total[m]
         for i in range(D):
             target[i] = source[i] * one
@@ -103,7 +102,7 @@ def _pack_keys(x, start, lx, size, D, out):  # type: ignore[no-untyped-def]
         width = min(PANEL, padded_columns(size) - j)
         for i in range(width):
             if j + i < size:
-                key = x[start + (j + i) * lx : start + (j + i) * lx + D]
+                key = view(x, start + (j + i) * lx, D)
                 for c in range(D):
                     out[j * D + c * width + i] = key[c]
             else:
@@ -118,8 +117,7 @@ def _pack_values(x, start, lx, size, D, wide, out):  # type: ignore[no-untyped-d
         width = min(PANEL, wide - j)
         inside = min(width, D - j)
         for i in range(size):
-            row = out[j * size + i * width : j * size + (i + 1) * width]
-            value = x[start + i * lx + j : start + i * lx + j + inside]
+            row, value = view(out, j * size + i * width, width), view(x, start + i * lx + j, inside)
             for c in range(inside):
                 row[c] = value[c]
             for c in range(inside, width):

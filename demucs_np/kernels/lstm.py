@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._jit import inline, kernel
+from .._jit import inline, kernel, view
 from .activation import sigmoid, tanh
 from .gemm import gemm, pack, padded_columns
 from .tiles import pool
@@ -47,23 +47,23 @@ def _lstm_tile(tile, scratch, gates, recurrent, first, out, geometry):  # type: 
     weights = recurrent[direction]
     table = scratch[: 2 * count].view(np.int64)
     at = 2 * count
-    cells = scratch[at + count * ldc : at + count * (ldc + H)]
+    cells = view(scratch, at + count * ldc, count * H)
     cells[:] = 0
     scratch[at : at + count * ldc] = 0  # with the columns that only fill up the last vector
     for s in range(steps):
         t = s if direction == 0 else steps - 1 - s
         for m in range(M):
             start = (first[begin + m] + t * step) * 2 * N + direction * N
-            _copy(gates[start : start + N], scratch[at + m * ldc : at + m * ldc + N])
+            _copy(view(gates, start, N), view(scratch, at + m * ldc, N))
         if s > 0:
             before = t - 1 if direction == 0 else t + 1
             for m in range(M):
                 table[m] = (before * R + begin + m) * 2 * H + direction * H
             gemm(out, 0, table, 0, M, weights, 0, H, 0, scratch, at, ldc, N, H, True)
         for m in range(M):
-            z = scratch[at + m * ldc : at + m * ldc + N]
-            state = (t * R + begin + m) * 2 * H + direction * H
-            _cell(z[:H], z[H : 2 * H], z[2 * H : 3 * H], z[3 * H :], cells[m * H : (m + 1) * H], out[state : state + H])
+            z = at + m * ldc
+            i, f, g, o = view(scratch, z, H), view(scratch, z + H, H), view(scratch, z + 2 * H, H), view(scratch, z + 3 * H, H)
+            _cell(i, f, g, o, view(cells, m * H, H), view(out, (t * R + begin + m) * 2 * H + direction * H, H))
 
 
 @inline
