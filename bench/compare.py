@@ -26,7 +26,9 @@ from common import HERE, KNOWN, Engine, checkpoint, environment, folder, heading
 
 NEEDS = {"torch": ("torch", "demucs", "safetensors"), "onnx": ("onnxruntime",)}
 TITLES = {"ours": "demucs_np", "torch": "PyTorch", "onnx": "ONNX Runtime"}
-LIMIT = 80.0  # dB: engines further apart than this do not compute the same
+# dB: engines further from PyTorch than this do not compute the same. ONNX Runtime sums its norms' statistics in plain float32: a norm
+# over the 8 million values of the outermost time layer alone is 73 dB from the truth there.
+LIMITS = {"ours": 80.0, "onnx": 50.0}
 
 
 def available(python: str | None) -> list[str]:
@@ -71,7 +73,7 @@ def compare(name: str, threads: int, engines: list[str], options: argparse.Names
         truth = outputs.get("torch")
         parity = {e: snr(truth, out) if truth is not None and e != "torch" else None for e, out in outputs.items()}
         for engine, ratio in parity.items():
-            if ratio is not None and not ratio >= LIMIT:
+            if ratio is not None and not ratio >= LIMITS[engine]:
                 raise SystemExit(f"{name}: {TITLES[engine]} is {ratio:.1f} dB from PyTorch: not the same computation")
         for number in range(options.rounds):
             order = engines[number % len(engines) :] + engines[: number % len(engines)]  # nobody always follows the same neighbour
