@@ -28,6 +28,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "convert": (".weights.commands", "convert", "Turn official .th packages into .safetensors files."),
     "golden": (".golden.commands", "golden", "Record what PyTorch computes, layer by layer."),
     "verify": (".golden.commands", "verify", "Compare every layer with a golden file, without PyTorch."),
+    "bench": (".bench", "bench", "Measure speed, memory and parity on this machine."),
+    "inspect": (".internals_commands", "inspect", "Print what a model is made of: modules, shapes, sizes, times."),
+    "trace": (".internals_commands", "trace", "Record the activations of one segment, and draw them."),
 }
 
 
