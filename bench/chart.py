@@ -53,7 +53,7 @@ def chart(profile: dict[str, Any], path: Path, before: dict[str, Any] | None = N
     axes.barh(y, times(rows, "seconds"), height=0.6, color="#6baed6", label=f"measured: {profile['seconds']:.2f} s")
     axes.barh(y, times(rows, "floor"), height=0.6, color="#08519c", label="at the machine's own rates")
     axes.set_yticks(y, [*large, "rest"])
-    axes.invert_yaxis()
+    axes.set_ylim(len(large) + 0.6, -0.6)  # the first layer on top
     axes.set_xlabel("ms")
     machine, threads = profile["machine"], profile["threads"]
     axes.set_title(
