@@ -91,7 +91,7 @@ def main() -> None:
     with folder(options.work) as work:
         full = checkpoint(work / f"{options.model}.safetensors", options.model)
         half = checkpoint(work / f"{options.model}-half.safetensors", options.model, half=True)
-        wav = track(work / "short.wav", 0.1)
+        wav = track(work / "short.wav", 0.05)  # one segment
 
         tell("--help and imports")
         rows.append(("`demucs-np --help`", f"{fastest([sys.executable, '-m', 'demucs_np', '--help'], options.repeats):.2f} s", "0.5 s"))
