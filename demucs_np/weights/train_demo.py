@@ -1,15 +1,16 @@
 """Train the bundled demo model: an HTDemucs of the reference's own class on synthesised songs. Needs the `[train]` extra.
 
-    python -m demucs_np.weights.train_demo --out training --minutes 100
+    python -m demucs_np.weights.train_demo --out training --steps 3000
 
 Songs come from `demucs_np.demo.song`; a worker process writes them into `<out>/songs` while training runs. Step `s` draws from the first
-`songs_at(s)` seeds and waits for them, so data, augmentation and initial weights follow from `--seed`. The learning rate follows the steps
-(`--steps`, reproducible) or the clock (`--minutes`, for a machine that is shared). A run that is stopped goes on from its checkpoint.
+`songs_at(s)` seeds and waits for them, so that data, augmentation and initial weights follow from `--seed`. The learning rate follows the
+steps (`--steps`, reproducible) or the clock (`--minutes`, for a machine that is shared). A run that was stopped goes on from its
+checkpoint, of the exact step after SIGTERM.
 
 What makes a short run on a CPU enough:
 - the outermost layers start as an analysis and a synthesis of the signal (`initialise`), so that the untrained model returns a quarter of
   the mixture for each stem and training begins with the gates that tell the stems apart;
-- bfloat16 products, a decoder without 3x3 convolutions (`context=0`), a narrow transformer;
+- bfloat16 products, a decoder without 3x3 convolutions (`context=0`), a narrow transformer, short excerpts in small batches;
 - a loss in decibels, equal for loud and soft stems, and an average of the weights over the last steps.
 """
 
@@ -21,6 +22,7 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import statistics
 import time
 from pathlib import Path
@@ -32,6 +34,7 @@ from demucs.apply import apply_model
 from demucs.htdemucs import HTDemucs
 from safetensors.torch import save_file
 
+from demucs_np.demo.sdr import sdr
 from demucs_np.demo.song import STEMS, make_song
 from demucs_np.demo.synth import SAMPLE_RATE
 
@@ -157,30 +160,33 @@ def initialise(model: HTDemucs) -> None:
     model.freq_emb.embedding.weight[:, : 4 * 4] = 0.0
 
 
-def loss_in_db(estimate: torch.Tensor, stems: torch.Tensor) -> torch.Tensor:
-    """The mean over the stems of the error's level in dB relative to the mixture's, not rewarded below -25 dB; plus a fifth of the level of
-    what the stems' sum leaves of the mixture, down to -45 dB. (batch, 4, 2, samples) both."""
+def loss_in_db(estimate: torch.Tensor, stems: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean over the stems of the error's level in dB relative to the mixture's, plus a tenth of the level of what the stems' sum leaves
+    of the mixture; and the errors' levels by stem, (4), for the log. Takes (batch, 4, 2, samples) twice.
+
+    Neither is rewarded much below -17 and -28 dB: the slope of a logarithm grows as its argument falls, and silent stems and the sum, which
+    are easy, would leave the hard stems no say.
+    """
     mix = stems.sum(1)
     power = mix.square().mean((1, 2)) + 1e-7
     errors = (estimate - stems).square().mean((2, 3)) / power[:, None]
     rest = (estimate.sum(1) - mix).square().mean((1, 2)) / power
-    return 10.0 * torch.log10(errors + 10**-2.5).mean() + 2.0 * torch.log10(rest + 10**-4.5).mean()
+    loss = 10.0 * torch.log10(errors + 10**-1.7).mean() + torch.log10(rest + 10**-2.8).mean()
+    return loss, 10.0 * torch.log10(errors.detach() + 10**-1.7).mean(0)
 
 
-@torch.no_grad()
-def validate(model: HTDemucs, songs: list[np.ndarray]) -> dict[str, float]:
-    """Median SDR improvement of each stem in dB over the songs, and the least SNR of the stems' sum."""
+def validate(model: HTDemucs, songs: list[np.ndarray], device: str) -> dict[str, float]:
+    """Median SDR improvement of each stem in dB over `songs` (4, 2, samples), and the least SNR of the stems' sum."""
     gains: dict[str, list[float]] = {stem: [] for stem in STEMS}
     sums = []
-    for song in songs:
-        true = torch.from_numpy(song)
-        mix = true.sum(0)
-        estimate = apply_model(model, mix[None], shifts=0, split=True, overlap=0.25)[0]
-        for i, stem in enumerate(STEMS):
-            before, after = ((x - true[i]).square().sum() for x in (mix, estimate[i]))
-            gains[stem].append(float(10 * torch.log10(before / after)))
-        sums.append(float(10 * torch.log10(mix.square().sum() / (estimate.sum(0) - mix).square().sum())))
-    return {**{stem: statistics.median(values) for stem, values in gains.items()}, "sum": min(sums)}
+    for true in songs:
+        mix = true.sum(axis=0)
+        estimates = apply_model(model, torch.from_numpy(mix)[None], shifts=0, split=True, overlap=0.25, device=device)[0].cpu().numpy()
+        for stem, wav, estimate in zip(STEMS, true, estimates, strict=True):
+            gains[stem].append(sdr(wav, estimate) - sdr(wav, mix))
+        sums.append(sdr(mix, estimates.sum(axis=0)))
+    scores = {stem: statistics.median(values) for stem, values in gains.items()} | {"sum": min(sums)}
+    return {key: round(value, 2) for key, value in scores.items()}
 
 
 def export(model: HTDemucs, path: Path, how: dict[str, Any]) -> None:
@@ -194,8 +200,88 @@ def export(model: HTDemucs, path: Path, how: dict[str, Any]) -> None:
         "training": json.dumps(how),
     }
     partial = path.with_suffix(".partial")
-    save_file({name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}, partial, metadata)
+    save_file({name: tensor.half().cpu().contiguous() for name, tensor in model.state_dict().items()}, partial, metadata)
     partial.rename(path)
+
+
+class Training:
+    """The state of a run: model, averaged model, optimiser, songs, clock."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.folder, self.device = options, Path(options.out), options.device
+        torch.manual_seed(options.seed)
+        model = HTDemucs(**ARGUMENTS)
+        initialise(model)
+        self.model = model.to(self.device).train()
+        self.average = copy.deepcopy(self.model).eval()
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=options.rate, betas=(0.9, 0.98), weight_decay=0.01, foreach=True)
+        self.pool = Pool(self.folder / "songs", options.songs)
+        self.step = 0
+        self.losses: list[list[float]] = []
+        spent = self._resume()
+        self.began = time.time() - spent
+
+    @property
+    def minutes(self) -> float:
+        """By the clock since the run first began."""
+        return (time.time() - self.began) / 60
+
+    @property
+    def done(self) -> float:
+        """How much of the run lies behind, 0 to 1."""
+        parts = ((self.step, self.options.steps), (self.minutes, self.options.minutes))
+        return float(max(now / end for now, end in parts if end))
+
+    def _resume(self) -> float:
+        """Take up the checkpoint, if there is one; returns the seconds spent before."""
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return 0.0
+        state = torch.load(path, weights_only=True, map_location=self.device)
+        for name in ("model", "average", "optimiser"):
+            getattr(self, name).load_state_dict(state[name])
+        self.step = state["step"]
+        return float(state["minutes"] * 60)
+
+    def save(self) -> None:
+        state = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimiser")}
+        partial = self.folder / "checkpoint.partial"
+        torch.save({**state, "step": self.step, "minutes": self.minutes}, partial)
+        partial.rename(self.folder / "checkpoint.pt")
+
+    def release(self, songs: list[np.ndarray]) -> None:
+        """Validate the averaged weights and export them."""
+        self.average.segment = ARGUMENTS["segment"]
+        how = {key: getattr(self.options, key) for key in ("batch", "seconds", "rate", "seed")}
+        how |= {"steps": self.step, "minutes": round(self.minutes), "songs": len(self.pool.songs)}
+        how["validation"] = validate(self.average, songs, self.device)
+        export(self.average, self.folder / "demo.safetensors", how)
+        print(json.dumps(how), flush=True)
+
+    def advance(self) -> None:
+        """One step."""
+        options = self.options
+        self.pool.grow(self.step)
+        rate = options.rate * min(1.0, (self.step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.done)))
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        rng = np.random.default_rng((options.seed, self.step))
+        stems = self.pool.batch(rng, options.batch, int(options.seconds * SAMPLE_RATE)).to(self.device)
+        with torch.autocast(self.device, torch.bfloat16):
+            estimate = self.model(stems.sum(1))
+        loss, levels = loss_in_db(estimate.float(), stems)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+        self.optimiser.step()
+        decay = min(0.99, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        self.step += 1
+        self.losses.append([loss.item(), *levels.tolist()])
+        if self.step % 10 == 0:
+            recent = " ".join(f"{statistics.mean(column):.2f}" for column in zip(*self.losses[-50:], strict=True))
+            print(f"step {self.step}: loss, stems {recent}, rate {rate:.1e}, {self.minutes:.1f} minutes", flush=True)
 
 
 def main() -> None:
@@ -204,77 +290,34 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="end after so many steps")
     parser.add_argument("--minutes", type=float, default=0.0, help="end after so many minutes by the clock")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of an excerpt")
-    parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
-    parser.add_argument("--songs", type=int, default=1000)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--every", type=float, default=6.0, help="minutes between checkpoints")
-    parser.add_argument("--plain", action="store_true", help="the reference's own initial weights")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of an excerpt")
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
+    parser.add_argument("--songs", type=int, default=1000, help="how many songs to make at most")
+    parser.add_argument("--every", type=float, default=10.0, help="minutes between checkpoints")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="1 where other programs want the processor as well")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     if not (options.steps or options.minutes):
         parser.error("give --steps or --minutes")
 
     torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    folder: Path = options.out
-    worker = multiprocessing.get_context("spawn").Process(target=write_songs, args=(folder / "songs", options.songs), daemon=True)
+    worker = multiprocessing.get_context("spawn").Process(target=write_songs, args=(options.out / "songs", options.songs), daemon=True)
     worker.start()
-    model = HTDemucs(**ARGUMENTS).train()
-    if not options.plain:
-        initialise(model)
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", flush=True)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=options.rate, betas=(0.9, 0.98), weight_decay=0.01, foreach=True)
-    average = copy.deepcopy(model).eval()
     validation = [load_song(seed)[..., : 12 * SAMPLE_RATE] for seed in VALIDATION_SEEDS]
-    pool = Pool(folder / "songs", options.songs)
-    samples = int(options.seconds * SAMPLE_RATE)
-
-    step, spent, checkpoint = 0, 0.0, folder / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        step, spent = state["step"], state["spent"]
-    began, saved, losses = time.time() - spent, time.time(), []
-
-    while True:
-        done = max(step / options.steps if options.steps else 0.0, (time.time() - began) / 60 / options.minutes if options.minutes else 0.0)
-        if time.time() - saved > 60 * options.every or done >= 1.0:
-            average.segment = ARGUMENTS["segment"]
-            scores = validate(average, validation)
-            spent = time.time() - began
-            torch.save({"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(),
-                        "step": step, "spent": spent}, folder / "checkpoint.partial")  # fmt: skip
-            (folder / "checkpoint.partial").rename(checkpoint)
-            how = {"steps": step, "minutes": round(spent / 60), "batch": options.batch, "seconds": options.seconds, "seed": options.seed,
-                   "songs": len(pool.songs), "validation": {key: round(value, 2) for key, value in scores.items()}}  # fmt: skip
-            export(average, folder / "demo.safetensors", how)
-            print(json.dumps(how), flush=True)
+    training = Training(options)
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    saved = time.time()
+    while training.done < 1.0 and not stopped:
+        training.advance()
+        if time.time() - saved > 60 * options.every:
+            training.save()
+            training.release(validation)
             saved = time.time()
-        if done >= 1.0:
-            break
-        pool.grow(step)
-        rate = options.rate * min(1.0, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        stems = pool.batch(np.random.default_rng((options.seed, step)), options.batch, samples)
-        with torch.autocast("cpu", torch.bfloat16):
-            estimate = model(stems.sum(1))
-        loss = loss_in_db(estimate.float(), stems)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimiser.step()
-        decay = min(0.995, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        losses.append(loss.item())
-        step += 1
-        if step % 10 == 0:
-            recent = statistics.mean(losses[-10:])
-            print(f"step {step} loss {recent:.3f} norm {norm:.2f} rate {rate:.1e} {(time.time() - began) / step:.2f} s/step", flush=True)
+    training.save()
+    if not stopped:
+        training.release(validation)
     worker.terminate()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 import torch
 from demucs.hf import load_safetensors_model
 from demucs.htdemucs import HTDemucs
+from safetensors import safe_open
 
 import demucs_np as dn
+from demucs_np.demo.run import DEMO_MODEL
 from demucs_np.demo.song import STEMS, make_song
 from demucs_np.demo.synth import SAMPLE_RATE
 from demucs_np.weights import train_demo
@@ -56,13 +59,57 @@ def test_the_exported_file_is_the_model_here_and_there(model: HTDemucs, stems: t
 
 
 def test_loss_is_in_decibels(stems: torch.Tensor) -> None:
-    """A tenth of each stem missing is -20 dB of that stem; errors below -25 dB of the mixture do not count."""
+    """What is perfect counts as little as -17 dB, for the sum -28 dB with a tenth of the weight."""
     mix = stems.sum(1)
-    assert train_demo.loss_in_db(stems, stems).item() == pytest.approx(-25 - 0.2 * 45, abs=0.01)
+    loss, levels = train_demo.loss_in_db(stems, stems)
+    assert loss.item() == pytest.approx(-17 - 0.1 * 28, abs=0.01)
+    assert levels.tolist() == pytest.approx([-17] * 4, abs=0.01)
     estimate = stems.clone()
     estimate[:, 0] = stems[:, 0] + 0.5 * mix
-    one = 10 * np.log10(0.25 + 10**-2.5)
-    assert train_demo.loss_in_db(estimate, stems).item() == pytest.approx((one - 75) / 4 + 2 * np.log10(0.25 + 10**-4.5), abs=0.01)
+    loss, levels = train_demo.loss_in_db(estimate, stems)
+    one = 10 * np.log10(0.25 + 10**-1.7)
+    assert levels.tolist() == pytest.approx([one, -17, -17, -17], abs=0.01)
+    assert loss.item() == pytest.approx((one - 51) / 4 + np.log10(0.25 + 10**-2.8), abs=0.01)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> argparse.Namespace:
+    """Options of a run on noise, two tiny excerpts a step."""
+    monkeypatch.setattr(train_demo, "FIRST_SONGS", 2)
+    (tmp_path / "songs").mkdir()
+    for i in range(2):
+        noise = np.random.default_rng(i).integers(-9000, 9000, (4, 2, 30000)).astype(np.int16)
+        np.save(tmp_path / "songs" / f"{train_demo.TRAINING_SEEDS + i}.npy", noise)
+    return argparse.Namespace(
+        out=tmp_path, steps=4, minutes=0, seed=3, batch=2, seconds=0.2, rate=1e-3, songs=2, every=10, threads=1, device="cpu"
+    )
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(quick: argparse.Namespace, tmp_path: Path) -> None:
+    whole = train_demo.Training(quick)
+    for _ in range(4):
+        whole.advance()
+    assert whole.done == 1.0
+    first = train_demo.Training(quick)
+    for _ in range(2):
+        first.advance()
+    first.save()
+    second = train_demo.Training(quick)
+    assert second.step == 2
+    for _ in range(2):
+        second.advance()
+    for (name, expected), found in zip(whole.average.state_dict().items(), second.average.state_dict().values(), strict=True):
+        assert torch.equal(expected, found), name
+
+
+def test_release_validates_and_exports(quick: argparse.Namespace, tmp_path: Path) -> None:
+    training = train_demo.Training(quick)
+    song = make_song(6, 5.0)
+    training.release([np.stack([song[stem] for stem in STEMS])])
+    with safe_open(tmp_path / "demo.safetensors", "np") as file:
+        how = json.loads(file.metadata()["training"])
+    assert how["steps"] == 0
+    assert set(how["validation"]) == {*STEMS, "sum"}
 
 
 def test_batches_follow_from_the_seed(tmp_path: Path) -> None:
@@ -79,10 +126,6 @@ def test_batches_follow_from_the_seed(tmp_path: Path) -> None:
 
 
 def test_the_shipped_file_says_how_it_was_made() -> None:
-    from safetensors import safe_open
-
-    from demucs_np.demo.run import DEMO_MODEL
-
     with safe_open(DEMO_MODEL, "np") as file:
         metadata = file.metadata()
         assert all(file.get_tensor(name).dtype == np.float16 for name in file.keys())  # noqa: SIM118
