@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ..apply import ArraySource, Progress
-from ..audio import write
+from ..audio import reason_of, write
+from ..errors import AudioError
 from ..separator import Separator
 from .sdr import sdr
 from .song import DEMO_FILE, DEMO_SECONDS, DEMO_SEED, STEMS, make_song
@@ -77,15 +78,17 @@ def report(result: Result) -> str:
 def _write(
     folder: Path, mix: np.ndarray, estimates: dict[str, np.ndarray], true: dict[str, np.ndarray], echo: Callable[[str], object]
 ) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for stem in STEMS:
-        files.append(folder / f"{stem}.wav")
-        write(files[-1], ArraySource(estimates[stem]), SAMPLE_RATE)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for stem in STEMS:
+            files.append(folder / f"{stem}.wav")
+            write(files[-1], ArraySource(estimates[stem]), SAMPLE_RATE)
         files.append(draw(folder / "spectrograms.png", mix, estimates, true))
     except ImportError:
         echo("No picture: matplotlib is not installed (pip install 'demucs-np[plots]').")
+    except OSError as error:
+        raise AudioError(f"{folder}: cannot be written to ({reason_of(error)}); choose another folder, or free some space") from error
     return files
 
 
