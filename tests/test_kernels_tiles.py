@@ -150,6 +150,30 @@ def test_ctrl_c_again_and_again_leaves_the_pool_usable(threads, fresh):
         assert counts_tiles(tested, 20)
 
 
+def test_ctrl_c_while_waiting_for_the_others(fresh):
+    """Signals that arrive when this thread has no tile any more; it waits all the same until nobody holds the buffers."""
+    tested = fresh(2)
+    main = threading.main_thread().ident
+    assert threading.get_ident() == main
+    both = threading.Barrier(2, timeout=20)
+    ended = []
+
+    def kernel(tile, scratch):
+        both.wait()
+        if threading.get_ident() != main:
+            for _ in range(5):
+                time.sleep(5e-3)
+                signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(0.02)
+            ended.append(tile)
+
+    for n in range(1, 6):
+        with pytest.raises(KeyboardInterrupt):
+            tested.run(kernel, 2, 0)
+        assert len(ended) == n
+    assert counts_tiles(tested, 50)
+
+
 def test_two_python_threads_may_share_a_pool(fresh):
     tested = fresh(2)
     results = []

@@ -47,6 +47,7 @@ class Pool:
         with self._lock:  # one operation at a time: the scratch buffers are shared
             counter = itertools.count()
             failures: list[BaseException] = []
+            finished: list[int] = []
             workers = min(self.threads, tiles)
             done = threading.Semaphore(0)
 
@@ -63,21 +64,22 @@ class Pool:
                 except BaseException as error:
                     failures.append(error)
                 finally:
+                    finished.append(worker)
                     done.release()
 
-            for worker in range(1, workers):
-                self._jobs.put(lambda worker=worker: guarded(worker))  # type: ignore[misc]
+            started = 0
             try:
+                for worker in range(1, workers):
+                    self._jobs.put(lambda worker=worker: guarded(worker))  # type: ignore[misc]
+                    started += 1
                 take(0)
             except BaseException as error:
                 failures.append(error)
-            for _ in range(1, workers):
-                while True:
-                    try:
-                        done.acquire()
-                        break
-                    except BaseException as error:  # a second Ctrl-C: the other threads still hold the buffers
-                        failures.append(error)
+            while len(finished) < started:
+                try:
+                    done.acquire(timeout=1)  # a Ctrl-C at the wrong moment takes a release away: look again
+                except BaseException as error:  # a second Ctrl-C: the other threads still hold the buffers
+                    failures.append(error)
             if failures:
                 raise failures[0]
 
