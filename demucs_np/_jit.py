@@ -18,7 +18,6 @@ CACHE = not (os.environ.get("DEMUCS_NP_LANES") or os.environ.get("DEMUCS_NP_FMA"
 
 SUMS = {"reassoc", "nsz", "contract"}  # sums may be split into vector lanes; NaN and infinity keep their meaning (no nnan, ninf)
 EXACT = {"nsz", "contract"}  # for functions whose rounding tricks rely on the order of operations
-MAXIMUM = {"nnan", "nsz"}  # LLVM vectorises a maximum only if it may ignore NaN
 
 Function = Callable[..., Any]
 
@@ -42,11 +41,6 @@ def inline(function: Function) -> Function:
 def exact(function: Function) -> Function:
     """As `inline`, and nothing is reordered."""
     return _jit(EXACT, cache=False)(function)
-
-
-def maximum(function: Function) -> Function:
-    """As `inline`, for a search of the largest value: NaN may be passed over."""
-    return _jit(MAXIMUM, cache=False)(function)
 
 
 if DISABLED:

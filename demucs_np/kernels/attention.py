@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._jit import inline, kernel, maximum, view
+from .._jit import inline, kernel, view
 from .activation import exp2
 from .gemm import PANEL, gemm, padded_columns
 from .tiles import pool
@@ -99,7 +99,7 @@ def _attention_tile(tile, scratch, q, packed, out, geometry):  # type: ignore[no
         gemm(q, 0, table, 0, M, packed, keys, D, 0, scratch, at_scores, KEYS, size, D, False)
         for m in range(M):
             scores = view(scratch, at_scores + m * KEYS, size)
-            highest = max(top[m], _largest(scores))
+            highest = max(top[m], largest_of(scores))
             if highest > top[m]:
                 shrink = exp2((top[m] - highest) * scale)
                 _multiply(view(scratch, at_result + m * wide, wide), shrink)
@@ -116,12 +116,22 @@ def _attention_tile(tile, scratch, q, packed, out, geometry):  # type: ignore[no
             target[i] = source[i] * one
 
 
-@maximum
-def _largest(x):  # type: ignore[no-untyped-def]
-    largest = x[0]
+@inline
+def largest_of(x):  # type: ignore[no-untyped-def]
+    """The largest element, found as an integer: a maximum of floats does not become vector code (0.49 instead of 0.07 ns an element).
+
+    The bits of a float, all but the sign inverted where it is negative, order as the floats do; a NaN comes out as the largest.
+    """
+    largest = np.int32(-(2**31))
     for i in range(x.size):
-        largest = max(largest, x[i])
-    return largest
+        key = _ordered(np.float32(x[i]).view(np.int32))
+        largest = key if key > largest else largest
+    return np.int32(_ordered(largest)).view(np.float32)
+
+
+@inline
+def _ordered(bits):  # type: ignore[no-untyped-def]
+    return np.int32(bits ^ np.int32(np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
 
 
 @inline

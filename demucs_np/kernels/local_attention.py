@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._jit import inline, kernel, maximum, view
+from .._jit import inline, kernel, view
 from .activation import exp, sigmoid
+from .attention import largest_of
 from .gemm import PANEL, gemm, padded_columns
 from .tiles import pool
 
@@ -69,7 +70,7 @@ def _local_attention_tile(tile, scratch, x, out, geometry):  # type: ignore[no-u
             _fade(scores, scale, rate[m], here)
             if 0 <= here < size:
                 scores[here] = _ITSELF
-            highest = max(top[m], _largest(scores))
+            highest = max(top[m], largest_of(scores))
             if highest > top[m]:
                 shrink = exp(top[m] - highest)
                 _multiply(view(scratch, at_result + m * wide, wide), shrink)
@@ -128,14 +129,6 @@ def _pack_values(x, start, lx, size, D, wide, out):  # type: ignore[no-untyped-d
 def _fade(scores, scale, rate, here):  # type: ignore[no-untyped-def]
     for i in range(scores.size):
         scores[i] = scores[i] * scale - rate * np.float32(abs(np.int32(i) - np.int32(here)))
-
-
-@maximum
-def _largest(x):  # type: ignore[no-untyped-def]
-    largest = x[0]
-    for i in range(x.size):
-        largest = max(largest, x[i])
-    return largest
 
 
 @inline
