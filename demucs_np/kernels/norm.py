@@ -18,29 +18,35 @@ def moments(x: np.ndarray, groups: int = 1, *, per_row: bool = False) -> tuple[n
 
     Over (B, L, C/groups) -> [groups], each; `per_row`: over (B, C/groups) -> [L, groups].
     """
-    B, L, C = x.shape
-    keys = L * groups if per_row else groups
-    tiles = -(-B * L // ROWS)
-    partial = np.zeros((tiles, keys, 2))
-    pool().run(_moments_tile, tiles, 0, x.reshape(-1), partial.reshape(-1), np.array([B * L, L if per_row else 1, C, groups]))
-    total = partial.sum(axis=0) / (x.size / keys)
-    mean = total[:, 0]
-    variance = np.maximum(total[:, 1] - mean * mean, 0)
+    _, L, C = x.shape
+    period = L * C if per_row else C
+    width = _width(period)
+    step = max(1, 2**15 // width) * width
+    tiles = -(-x.size // step)
+    partial = np.zeros((tiles, 2, width))
+    pool().run(_moments_tile, tiles, 0, x.reshape(-1), partial.reshape(-1), width, step)
     shape = (L, groups) if per_row else (groups,)
-    return mean.reshape(shape), variance.reshape(shape)
+    total = partial.sum(axis=0).reshape(2, width // period, *shape, C // groups).sum(axis=(1, -1)) / (x.size / np.prod(shape))
+    mean, squares = total
+    return mean, np.maximum(squares - mean * mean, 0)
+
+
+def _width(period: int) -> int:
+    """Columns to work on side by side: a multiple of the period with which they repeat, long enough for vector code."""
+    return period * max(1, -(-256 // period))
 
 
 @kernel
-def _moments_tile(tile, scratch, x, partial, geometry):  # type: ignore[no-untyped-def]
-    rows, period, C, groups = geometry
-    width = C // groups
-    base = tile * period * groups * 2
-    for row in range(tile * ROWS, min(rows, (tile + 1) * ROWS)):
-        for g in range(groups):
-            key = base + 2 * (row % period * groups + g)
-            total, squares = _sums(view(x, row * C + g * width, width))
-            partial[key] += total
-            partial[key + 1] += squares
+def _moments_tile(tile, scratch, x, partial, width, step):  # type: ignore[no-untyped-def]
+    """Sums and sums of squares of each column of x read as rows of `width`."""
+    sums, squares = view(partial, tile * 2 * width, width), view(partial, (tile * 2 + 1) * width, width)
+    stop = min(x.size, (tile + 1) * step)
+    for start in range(tile * step, stop, width):
+        row = view(x, start, min(width, stop - start))
+        for i in range(row.size):
+            v = np.float64(row[i])
+            sums[i] += v
+            squares[i] += v * v
 
 
 @inline
@@ -159,21 +165,23 @@ def _add_tile(tile, scratch, x, table, parts):  # type: ignore[no-untyped-def]
 
 def norm_gelu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> None:
     """In place x[B, L, C] = GELU(GroupNorm(1)) of each row of L by itself: statistics over (B, C)."""
-    B, L, C = x.shape
-    mean, variance = moments(x, per_row=True)
-    stats = np.concatenate([mean, 1 / np.sqrt(variance + EPS)], axis=1).astype(np.float32)
-    pool().run(_norm_gelu_tile, -(-B * L // ROWS), 0, x.reshape(-1), stats.reshape(-1), weight, bias, np.array([B * L, L, C]))
+    _, L, C = x.shape
+    mean, variance = moments(x, per_row=True)  # [L, 1]
+    width = _width(L * C)
+    scale = weight / np.sqrt(variance + EPS)
+    table = np.stack([np.resize(column, width) for column in (np.broadcast_to(mean, (L, C)), scale, np.broadcast_to(bias, (L, C)))])
+    step = max(1, 2**15 // width) * width
+    pool().run(_norm_gelu_tile, -(-x.size // step), 0, x.reshape(-1), table.astype(np.float32).reshape(-1), width, step)
 
 
 @kernel
-def _norm_gelu_tile(tile, scratch, x, stats, weight, bias, geometry):  # type: ignore[no-untyped-def]
-    rows, L, C = geometry
-    for row in range(tile * ROWS, min(rows, (tile + 1) * ROWS)):
-        key = row % L
-        y = view(x, row * C, C)
-        mean, scale = stats[2 * key], stats[2 * key + 1]
-        for i in range(C):
-            y[i] = gelu((y[i] - mean) * scale * weight[i] + bias[i])
+def _norm_gelu_tile(tile, scratch, x, table, width, step):  # type: ignore[no-untyped-def]
+    mean, scale, bias = view(table, 0, width), view(table, width, width), view(table, 2 * width, width)
+    stop = min(x.size, (tile + 1) * step)
+    for start in range(tile * step, stop, width):
+        y = view(x, start, min(width, stop - start))
+        for i in range(y.size):
+            y[i] = gelu((y[i] - mean[i]) * scale[i] + bias[i])
 
 
 def second_moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
