@@ -8,6 +8,7 @@ import pytest
 from demucs_np.errors import AudioError, UsageError
 from demucs_np.golden.recipe import draw_tensors
 from demucs_np.kernels import operations
+from demucs_np.kernels.tiles import use_threads
 from demucs_np.models import spectral
 from demucs_np.models.config import DemucsConfig, HDemucsConfig
 from demucs_np.models.demucs import Demucs
@@ -15,14 +16,14 @@ from demucs_np.models.hdemucs import HDemucs
 from demucs_np.models.layout import expected_tensors
 
 
-def demucs(**arguments):
+def demucs(backend="numpy", **arguments):
     config = DemucsConfig(("vocals", "rest"), **({"channels": 4, "depth": 2, "dconv_comp": 1} | arguments))
-    return Demucs(config, draw_tensors(1, expected_tensors(config)), "numpy")
+    return Demucs(config, draw_tensors(1, expected_tensors(config)), backend)
 
 
-def hdemucs(**arguments):
+def hdemucs(backend="numpy", **arguments):
     config = HDemucsConfig(("vocals", "rest"), **({"channels": 4, "depth": 3, "nfft": 128, "dconv_comp": 1} | arguments))
-    return HDemucs(config, draw_tensors(1, expected_tensors(config)), "numpy")
+    return HDemucs(config, draw_tensors(1, expected_tensors(config)), backend)
 
 
 def noise(length, channels=2, seed=0):
@@ -90,6 +91,17 @@ def test_what_models_refuse(model):
         model()(noise(50, channels=1))
     with pytest.raises(AudioError, match="NaN"):
         model()(noise(50) * np.float32(math.nan))
+
+
+@pytest.mark.parametrize("model", [demucs, hdemucs])
+def test_same_bits_for_any_number_of_threads(model):
+    network = model("numba", dconv_lstm=1, dconv_attn=1, dconv_mode=3)
+    mix = noise(9000)
+    stems = []
+    for threads in (1, 2, 4, 1):
+        with use_threads(threads):
+            stems.append(network(mix))
+    assert all(np.array_equal(stems[0], other) for other in stems[1:])
 
 
 @pytest.mark.parametrize("backend", ["numba", "numpy"])
