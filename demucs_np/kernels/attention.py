@@ -10,6 +10,7 @@ import numpy as np
 from .._jit import inline, kernel, view
 from .activation import exp2
 from .gemm import PANEL, gemm, padded_columns
+from .sums import total_of
 from .tiles import pool
 
 QUERIES = 96  # rows of a tile
@@ -137,12 +138,9 @@ def _ordered(bits):  # type: ignore[no-untyped-def]
 @inline
 def _weights(scores, highest, scale):  # type: ignore[no-untyped-def]
     """scores = 2^((scores - highest) * scale), and their sum."""
-    total = np.float32(0)
     for i in range(scores.size):
-        weight = exp2((scores[i] - highest) * scale)
-        scores[i] = weight
-        total += weight
-    return total
+        scores[i] = exp2((scores[i] - highest) * scale)
+    return total_of(scores)
 
 
 @inline

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._jit import inline, kernel, view
+from .._jit import exact, inline, kernel, view
 from .activation import exp, sigmoid
 from .attention import largest_of
 from .gemm import PANEL, gemm, padded_columns
+from .sums import total_of
 from .tiles import pool
 
 QUERIES = 96  # rows of a tile
@@ -87,7 +88,7 @@ def _local_attention_tile(tile, scratch, x, out, geometry):  # type: ignore[no-u
             target[i] = source[i] * one
 
 
-@inline
+@exact
 def _rate(logits):  # type: ignore[no-untyped-def]
     """How fast the scores fall: Σ n sigmoid(p_n) / (2 sqrt(decays))."""
     total = np.float32(0)
@@ -134,12 +135,9 @@ def _fade(scores, scale, rate, here):  # type: ignore[no-untyped-def]
 @inline
 def _weights(scores, highest):  # type: ignore[no-untyped-def]
     """scores = exp(scores - highest), and their sum."""
-    total = np.float32(0)
     for i in range(scores.size):
-        weight = exp(scores[i] - highest)
-        scores[i] = weight
-        total += weight
-    return total
+        scores[i] = exp(scores[i] - highest)
+    return total_of(scores)
 
 
 @inline

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._jit import inline, kernel, view
+from .._jit import kernel, view
 from .activation import gelu, sigmoid
 from .conv import ACTIVATIONS, GELU, GLU, RELU
 from .layer import EPS
+from .sums import total_and_squares
 from .tiles import pool
 
 ROWS = 4096  # rows of a tile
@@ -47,16 +48,6 @@ def _moments_tile(tile, scratch, x, partial, width, step):  # type: ignore[no-un
             v = np.float64(row[i])
             sums[i] += v
             squares[i] += v * v
-
-
-@inline
-def _sums(x):  # type: ignore[no-untyped-def]
-    total, squares = np.float64(0), np.float64(0)
-    for i in range(x.size):
-        v = np.float64(x[i])
-        total += v
-        squares += v * v
-    return total, squares
 
 
 def group_norm(
@@ -112,7 +103,7 @@ def _layer_norm_tile(tile, scratch, x, weight, bias, out, rows):  # type: ignore
     C = weight.size
     for row in range(tile * 128, min(rows, (tile + 1) * 128)):
         source, target = view(x, row * C, C), view(out, row * C, C)
-        total, squares = _sums(source)
+        total, squares = total_and_squares(source)
         mean = total / C
         scale = np.float32(1 / np.sqrt(max(squares / C - mean * mean, 0.0) + EPS))
         center = np.float32(mean)
