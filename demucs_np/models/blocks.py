@@ -127,6 +127,7 @@ class EncoderLayer:
 
     def __call__(self, x: Array, inject: Array | None = None) -> Array:
         """x: [T, F, C_in] or [1, T, C_in]; inject: the time branch's output, added before the first norm and GELU."""
+        # A time layer's input counts as filled up with zeros to a multiple of the stride.
         rows = None if self.freq else -(-x.shape[1] // self.stride) + (2 * self.conv.pad - self.kernel_size) // self.stride + 1
         return self.bands(self.conv, x, rows, inject)
 
@@ -214,7 +215,7 @@ class DecoderLayer:
         full = (y.shape[1] - 1) * self.stride + self.kernel_size
         if not self.norm2:
             return self.ops.conv(y, self.conv_tr, length=length)  # [T, F, C] -> [T, F*stride, C_out]
-        z = self.ops.conv(y, self.conv_tr, length=full)
+        z = self.ops.conv(y, self.conv_tr, length=full)  # [T, F, C] -> [T, (F-1)*stride + kernel_size, C_out]
         return self.norm2(self.ops, z, self.activation, crop=self.pad, length=length)
 
 

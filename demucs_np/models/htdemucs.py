@@ -45,6 +45,7 @@ class Hybrid(Network):
             self.frequency_table = embedding.astype(np.float32)  # [F, C]
 
     def _layer(self, level: HybridLayer, freq: bool) -> dict[str, Any]:
+        # Beside a frequency layer, a time layer has the configuration's own stride; after the branches have merged, the level's.
         stride, pad = (level.stride, level.pad) if freq or not level.time else (self.config.stride, self.config.kernel_size // 4)
         shared = {"groups": self.config.norm_groups, "dconv_depth": self.config.dconv_depth}
         return {"freq": freq, "stride": stride, "pad": pad, "single_row": freq and level.last_freq} | shared
@@ -98,7 +99,7 @@ class Hybrid(Network):
             joins = inject is not None and index == len(self.tencoder) - 1
             x = tap(f"encoder.{index}", encode(x, inject if joins else None), "TFC" if encode.freq else "TC")  # -> [T, F/stride, C']
             if index == 0:
-                ops.free(*inputs)
+                ops.free(*inputs)  # the inputs of the other layers are skips, and the decoder frees them
                 if self.frequency_table is not None:
                     x = ops.add_table(x, self.frequency_table)
             skips.append(x)
@@ -193,7 +194,7 @@ class HTDemucs(Hybrid):
         return x, xt
 
     def _channels(self, x: Array, name: str) -> Array:
-        y = self.ops.conv(x, self.resample[name])
+        y = self.ops.conv(x, self.resample[name])  # [T, F, C] -> [T, F, C'], or [1, T, C] -> [1, T, C']
         if tracing():
             # the reference flattens (F, T) in this order: [T, F, C] -> [1, F*T, C]
             flat = np.ascontiguousarray(y.transpose(1, 0, 2)).reshape(1, -1, y.shape[2]) if not name.endswith("_t") else y

@@ -31,14 +31,14 @@ def spectrogram(ops: Reference, mix: Array, n_fft: int, *, zeros: bool = False) 
     frames = -(-n // hop)
     left, right = hop // 2 * 3, hop // 2 * 3 + frames * hop - n
     padded = np.pad(mix, ((0, 0), (left, right))) if zeros else pad_reflect(mix, left, right)  # [C, n] -> [C, (frames + 3)*hop]
-    return ops.stft(padded, n_fft, hop, frames)
+    return ops.stft(padded, n_fft, hop, frames)  # -> [frames, n_fft/2, 2C]
 
 
 def spectrogram_centered(ops: Reference, mix: Array, n_fft: int) -> Array:
     """mix [C, n], n > n_fft/2 -> [1 + n//hop, n_fft/2, 2C]: frame t is centred on sample t*hop."""
     hop = n_fft // 4
     padded = np.pad(mix, ((0, 0), (n_fft // 2, n_fft // 2)), mode="reflect")
-    return ops.stft(padded, n_fft, hop, 1 + mix.shape[1] // hop)
+    return ops.stft(padded, n_fft, hop, 1 + mix.shape[1] // hop)  # -> [frames, n_fft/2, 2C]
 
 
 @lru_cache(maxsize=4)

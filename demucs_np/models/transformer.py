@@ -73,6 +73,7 @@ class TransformerLayer:
         self.narrow = ops.prepare(linear(tensors["linear2.weight"], tensors["linear2.bias"]))
         groups = int(config.t_group_norm)
         self.norm1, self.norm2 = Norm(ops, tensors, "norm1", groups), Norm(ops, tensors, "norm2", groups)
+        # The norm before the feed-forward: with cross-attention, norm2 is for the other branch's tokens.
         self.norm3 = Norm(ops, tensors, "norm3", groups) if cross else self.norm2
         self.norm_out = GroupNorm.of(tensors, "norm_out", int(config.t_norm_out))
         self.scale1, self.scale2 = tensors.get("gamma_1.scale"), tensors.get("gamma_2.scale")
@@ -91,10 +92,11 @@ class TransformerLayer:
             return self.norm_out(ops, x) if self.norm_out else x
         y = self.attend(ops.copy(x), x, other)
         x = self.swap(y, self.norm1(y), x)
-        y = ops.feed_forward(ops.copy(x), x, self.widen, self.narrow, self.scale2)
+        y = ops.feed_forward(ops.copy(x), x, self.widen, self.narrow, self.scale2)  # [1, N, C] -> [1, N, 4C] -> [1, N, C]
         return self.swap(y, self.norm2(y), x)
 
     def swap(self, y: Array, normed: Array, x: Array) -> Array:
+        """Go on with `normed` alone."""
         self.ops.free(x, y)
         return normed
 
