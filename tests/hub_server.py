@@ -37,7 +37,8 @@ class Hub:
     log: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, range
     tokens: list[tuple[str, str]] = field(default_factory=list)  # path, authorization
     renamed: dict[str, str] = field(default_factory=dict)
-    commit: str = COMMIT
+    commit: str | None = COMMIT
+    xet: bool = False  # whether to offer Xet's protocol, which this server does not speak
 
     def __enter__(self) -> Hub:
         hub = self
@@ -97,7 +98,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif "/resolve/" in self.path and not self.path.startswith("/cdn"):
             size = str(len(served.content))
             linked = {
-                "X-Repo-Commit": self.state.commit,
+                **({"X-Repo-Commit": self.state.commit} if self.state.commit else {}),
+                **({"X-Xet-Hash": "0" * 64, "X-Xet-Refresh-Route": "/api/xet"} if self.state.xet else {}),
                 "X-Linked-Etag": f'"{served.etag}"',
                 "X-Linked-Size": size,
                 "ETag": f'"{served.etag}"',
@@ -127,6 +129,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         pieces = 20 if served.slow else 1
         size = -(-len(rest) // pieces)
-        for piece in range(pieces):
-            self.wfile.write(rest[piece * size : (piece + 1) * size])
-            time.sleep(served.slow / pieces)
+        try:
+            for piece in range(pieces):
+                self.wfile.write(rest[piece * size : (piece + 1) * size])
+                time.sleep(served.slow / pieces)
+        except ConnectionError:  # the client was killed
+            self.close_connection = True

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import packages
 import pytest
@@ -28,9 +32,18 @@ FORMER = f"/hybrid_transformer/{SIGNATURE}-{SHA[:8]}.th"
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub that has nothing yet, empty caches, and no long waits."""
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "http_proxy", "HTTP_PROXY"):
+    for name in (
+        "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN",
+        "HF_HUB_ETAG_TIMEOUT", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY",
+    ):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    from huggingface_hub import file_download
+    from huggingface_hub.utils import _http
+
+    brief = SimpleNamespace(sleep=lambda _: time.sleep(0.01), time=time.time)
+    monkeypatch.setattr(file_download, "time", brief)
+    monkeypatch.setattr(_http, "time", brief)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(transfer, "PAUSE", 0.01)
     monkeypatch.setitem(catalog.LEGACY, SIGNATURE, FORMER[1:])
@@ -62,7 +75,10 @@ def test_what_is_cached_asks_nothing(server: Hub) -> None:
     assert server.log == []
 
 
-def test_a_cut_connection_resumes(server: Hub) -> None:
+def test_a_cut_connection_resumes(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16)  # the client keeps whole chunks, of 10 MB
     server.files[FILE] = Served(CONTENT, cuts=2)
     assert hub.fetch(SIGNATURE, quiet).read_bytes() == CONTENT
     ranges = [wanted for path, wanted in server.requests("GET") if path.startswith("/cdn")]
@@ -71,25 +87,24 @@ def test_a_cut_connection_resumes(server: Hub) -> None:
     assert len(ranges) == 3
 
 
-def test_an_interrupted_download_resumes_in_the_next_run(server: Hub) -> None:
-    server.files[FILE] = Served(CONTENT, cuts=1)
-    code = f"""
-import os
-from demucs_np.weights import hub, transfer
-transfer.time.sleep = lambda _: os._exit(9)  # killed in the pause after the connection broke
-hub.fetch({SIGNATURE!r})
-"""
-    assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL, check=False).returncode == 9
+def test_an_interrupted_download_leaves_nothing_in_the_way(server: Hub) -> None:
+    """The next run starts anew (the client keeps no part of a file), and finds no half file."""
+    server.files[FILE] = Served(CONTENT, slow=20.0)
+    running = subprocess.Popen([sys.executable, "-c", f"from demucs_np.weights import hub; hub.fetch({SIGNATURE!r})"])
+    while not any(path.startswith("/cdn") for path, _ in server.requests("GET")):
+        time.sleep(0.05)
+    running.kill()
+    running.wait()
     assert hub.find(SIGNATURE) is None
-    server.log.clear()
+    server.files[FILE] = Served(CONTENT)
     assert hub.fetch(SIGNATURE, quiet).read_bytes() == CONTENT
-    ranges = [wanted for path, wanted in server.requests("GET") if path.startswith("/cdn")]
-    assert ranges == [f"bytes={len(CONTENT) // 2}-"]
 
 
 def test_too_many_requests_are_repeated(server: Hub) -> None:
     server.files[FILE] = Served(CONTENT, failures=3)
-    assert hub.fetch(SIGNATURE, quiet).read_bytes() == CONTENT
+    path = hub.fetch(SIGNATURE, quiet)
+    assert path.read_bytes() == CONTENT
+    assert path.suffix == ".safetensors"
 
 
 def test_corrupt_downloads_are_deleted_and_reported(server: Hub, tmp_path: Path) -> None:
@@ -133,23 +148,6 @@ def test_former_address_resumes(server: Hub, ranges: bool) -> None:
     assert asked[3] == f"bytes={len(CONTENT) // 2}-"
 
 
-def test_a_part_of_another_file_is_started_anew(server: Hub) -> None:
-    server.files[FORMER] = Served(CONTENT)
-    part = hub.legacy_cache() / (FORMER.rpartition("/")[2] + ".incomplete")
-    part.parent.mkdir(parents=True)
-    part.write_bytes(bytes(len(CONTENT) + 5))
-    assert hub.from_legacy(SIGNATURE, quiet).read_bytes() == CONTENT
-
-
-def test_a_part_that_is_the_whole_file(server: Hub) -> None:
-    server.files[FORMER] = Served(CONTENT)
-    part = hub.legacy_cache() / (FORMER.rpartition("/")[2] + ".incomplete")
-    part.parent.mkdir(parents=True)
-    part.write_bytes(CONTENT)
-    assert hub.from_legacy(SIGNATURE, quiet).read_bytes() == CONTENT
-    assert not part.exists()
-
-
 def test_a_renamed_repository(server: Hub) -> None:
     """The hub redirects within itself; the token goes with that, but not to where the file lies."""
     server.files[FILE.replace("HTDemucs", "Renamed")] = Served(CONTENT)
@@ -165,10 +163,82 @@ def test_the_token_goes_to_the_hub_alone(server: Hub, monkeypatch: pytest.Monkey
 
 
 def test_a_server_that_is_no_hub(server: Hub) -> None:
-    server.files[FILE] = Served(CONTENT)
-    server.commit = ""
-    with pytest.raises(ModelError, match="does not answer as the hub does"):
+    server.files[FILE] = Served(CONTENT, etag="1-2")
+    with pytest.raises(ModelError, match=r"does not answer as the hub does \(its ETag '1-2' is no hash\)"):
         hub.from_hub("adefossez/HTDemucs", f"{SIGNATURE}.safetensors", quiet)
+    server.commit = None
+    with pytest.raises(ModelError, match="cannot be fetched"):
+        hub.from_hub("adefossez/HTDemucs", f"{SIGNATURE}.safetensors", quiet)
+    assert hub.find(SIGNATURE) is None
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["models", "list"], ["models", "path", SIGNATURE]])
+def test_the_client_is_imported_for_downloads_alone(server: Hub, arguments: list[str]) -> None:
+    server.files[FILE] = Served(CONTENT)
+    hub.fetch(SIGNATURE, quiet)
+    code = f"""
+import sys
+from demucs_np.cli import main
+try:
+    main({arguments!r})
+finally:
+    assert not sys.modules.keys() & {{"huggingface_hub", "tqdm", "yaml"}}
+"""
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_the_client_s_settings_are_restored(server: Hub) -> None:
+    """No Xet; afterwards the caller's own settings hold, and the environment is as it was."""
+    from huggingface_hub import constants
+
+    names = ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_XET")
+    server.files[FILE] = Served(CONTENT)
+    server.xet = True
+    before = [getattr(constants, name) for name in names], dict(os.environ)
+    path = hub.fetch(SIGNATURE, quiet)
+    assert path.read_bytes() == CONTENT
+    assert before == ([getattr(constants, name) for name in names], dict(os.environ))
+    assert {path for _, path, _ in server.log} == {FILE, "/cdn" + FILE}
+
+
+def test_quiet_where_there_is_no_terminal(server: Hub, capfd: pytest.CaptureFixture[str]) -> None:
+    server.files[FILE] = Served(CONTENT)
+    hub.from_hub("adefossez/HTDemucs", f"{SIGNATURE}.safetensors", quiet)
+    server.files[FORMER] = Served(CONTENT)
+    hub.from_legacy(SIGNATURE, quiet)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_that_repositories_share(server: Hub) -> None:
+    """The reference's client may keep a file under its Xet hash: a link from the snapshot to a link, whose name is the SHA-256."""
+    server.files[FILE] = Served(CONTENT)
+    path = hub.fetch(SIGNATURE, quiet)
+    blob, shared = path.resolve(), hub.hub_cache() / "blobs" / "ab" / ("ab" * 32)
+    shared.parent.mkdir(parents=True)
+    blob.rename(shared)
+    blob.symlink_to(os.path.relpath(shared, blob.parent))
+    assert hub.find(SIGNATURE) == path
+    assert hub.intact(path) is True
+    shared.write_bytes(b"!" + CONTENT[1:])
+    assert hub.intact(path) is False
+    shared.write_bytes(CONTENT)
+    shutil.rmtree(blob.parents[1])
+
+
+def test_without_symbolic_links(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some Windows machines: the file itself lies in the snapshot, and is checked all the same when it comes."""
+    from huggingface_hub import file_download
+
+    monkeypatch.setattr(file_download, "are_symlinks_supported", lambda *_: False)
+    server.files[FILE] = Served(CONTENT)
+    path = hub.fetch(SIGNATURE, quiet)
+    assert not path.is_symlink()
+    assert path.read_bytes() == CONTENT
+    path.unlink()
+    server.files[FILE] = Served(CONTENT[:-1] + b"!", etag=SHA)
+    with pytest.raises(WeightsError, match="came corrupt"):
+        hub.from_hub("adefossez/HTDemucs", f"{SIGNATURE}.safetensors", quiet)
+    assert not path.exists()
 
 
 def test_corrupt_files_of_the_former_address(server: Hub) -> None:
@@ -178,10 +248,12 @@ def test_corrupt_files_of_the_former_address(server: Hub) -> None:
     assert list(hub.legacy_cache().iterdir()) == []
 
 
-def test_a_connection_that_always_breaks(server: Hub) -> None:
+def test_a_connection_that_always_breaks(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "ATTEMPTS", 3)
     server.files[FORMER] = Served(CONTENT, cuts=99)
-    with pytest.raises(ModelError, match="the connection broke 5 times"):
+    with pytest.raises(ModelError, match=rf"cannot be fetched \(\d+ of {len(CONTENT)} bytes came\)"):
         hub.from_legacy(SIGNATURE, quiet)
+    assert list(hub.legacy_cache().iterdir()) == []
 
 
 def test_nothing_answers(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +266,21 @@ def test_nothing_answers(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the weights 955717e8 are not on this machine and cannot be fetched" in text
     assert "run `demucs-np models download 955717e8`" in text
     assert "resolve/main/955717e8.safetensors into a folder here and add `--repo FOLDER`" in text
+
+
+def test_a_silent_network_is_given_up_soon(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that accepts connections and says nothing: neither it nor the former address is waited for long."""
+    monkeypatch.setattr(hub, "TIMEOUT", 0.3)
+    monkeypatch.setattr(transfer, "TIMEOUT", 0.3)
+    monkeypatch.setattr(transfer, "ATTEMPTS", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setattr(catalog, "LEGACY_ROOT", address + "/")
+        began = time.monotonic()
+        with pytest.raises(ModelError, match=r"timed out.*models download 955717e8"):
+            hub.fetch(SIGNATURE, quiet)
+        assert time.monotonic() - began < 5
 
 
 def test_offline(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,6 +315,7 @@ print(hub.fetch({SIGNATURE!r}))
     (first, _), (second, _) = outputs
     assert first == second
     assert Path(first.strip()).read_bytes() == CONTENT
+    assert {path for _, path, _ in server.log} <= {FILE, "/cdn" + FILE, FORMER}  # and no telemetry
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"])

@@ -5,9 +5,8 @@ Where files lie (environment variables are read at every call):
 - `TORCH_HOME/hub/checkpoints`, by default `~/.cache/torch/hub/checkpoints`: the `.th` files of the former address.
 `HF_ENDPOINT` names another hub, `HF_TOKEN` is sent to it; with `HF_HUB_OFFLINE=1` nothing is fetched.
 
-The hub's own client is not used: it brings a dozen packages, starts an interrupted download from the beginning (release 2.4), and
-needs half a minute to notice that there is no network. Its file routes are simple: `HEAD <owner>/<repository>/resolve/main/<file>`
-answers with the commit and the file's SHA-256, and redirects to the file.
+The hub's own client, `huggingface_hub`, downloads. It takes a second to import, so what is cached is found without it. It resumes where
+a connection broke, but not what an earlier process left (its issue 4196): a download that was stopped starts anew.
 """
 
 from __future__ import annotations
@@ -16,20 +15,17 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 import sys
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Sequence
-from email.message import Message
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
+from .. import __version__
 from ..errors import ModelError, WeightsError
 from . import catalog
-from .files import check_named_checksum, sha256, written_whole
-from .transfer import FAULTS, TIMEOUT, download, persist, request
+from .files import check_named_checksum, sha256
+
+TIMEOUT = 5.0  # seconds for the hub's first answer, unless HF_HUB_ETAG_TIMEOUT says otherwise
 
 Report = Callable[[str], None]
 
@@ -118,86 +114,79 @@ def _remedy(signature: str, reason: str) -> str:
 
 
 def from_hub(repository: str, filename: str, report: Report = to_stderr) -> Path:
-    """Download a file of the hub into its cache and check its SHA-256. Interrupted downloads resume.
+    """Download a file of the hub into its cache and check its SHA-256.
 
     Raises ModelError if the hub does not answer or has no such file, WeightsError if what came is corrupt (and was deleted).
     """
     address = f"{endpoint()}/{repository}/resolve/main/{filename}"
     report(f"Downloading {filename} from {endpoint()}/{repository}")
     try:
-        headers = persist(lambda: _head(address))
-        commit = headers.get("X-Repo-Commit") or ""
-        etag = (headers.get("X-Linked-Etag") or headers.get("ETag") or "").removeprefix("W/").strip('"')
-        if not re.fullmatch(r"[0-9a-f]{40}", commit) or not re.fullmatch(r"[0-9a-f]{40,64}", etag):
-            raise ModelError(f"{address} does not answer as the hub does")
-        folder = hub_cache() / _folder(repository)
-        blob = folder / "blobs" / etag
-        lock = hub_cache() / ".locks" / _folder(repository) / f"{etag}.lock"  # the hub's client holds the same one
-        download(address, blob, lock, etag if len(etag) == 64 else None, _token())
-        path = folder / "snapshots" / commit / filename
-        _link(path, blob)
-        with written_whole(folder / "refs" / "main") as file:
-            file.write(commit.encode())
-    except FAULTS as error:
+        path, etag = _download(repository, filename)
+    except Exception as error:  # the client's own errors, and those of the HTTP library beneath it: another one in each major release
         raise ModelError(f"{address} cannot be fetched ({_short(error)})") from error
-    return path
+    good = _matches(path, etag)
+    if good:
+        return path
+    _discard(path)
+    if good is None:
+        raise ModelError(f"{address} does not answer as the hub does (its ETag {etag!r} is no hash)")
+    raise WeightsError(f"{address} came corrupt (its hash is not {etag}) and was deleted; try again")
+
+
+def _download(repository: str, filename: str) -> tuple[Path, str]:
+    """A file of the hub, now in its cache, and the ETag, which is the hash that the hub has of it."""
+    with _quiet_client():
+        from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+        from huggingface_hub.errors import HfHubHTTPError
+
+        hub, agent = endpoint(), f"demucs-np/{__version__}"
+        timeout = constants.HF_HUB_ETAG_TIMEOUT if os.environ.get("HF_HUB_ETAG_TIMEOUT") else TIMEOUT
+
+        def ask() -> str:
+            url = hf_hub_url(repository, filename, endpoint=hub)
+            return get_hf_file_metadata(url, timeout=timeout, endpoint=hub, user_agent=agent).etag or ""
+
+        etag = ""
+        # Asked once and not again: without a network, hf_hub_download would go on asking for half a minute.
+        # A refusal is left to it: it knows which to take for an answer, and after which to wait and repeat.
+        with contextlib.suppress(HfHubHTTPError):
+            etag = ask()
+        path = hf_hub_download(repository, filename, cache_dir=hub_cache(), endpoint=hub, etag_timeout=timeout, user_agent=agent)
+        return Path(path), etag or ask()
+
+
+_SETTINGS = threading.Lock()
+
+
+@contextlib.contextmanager
+def _quiet_client() -> Iterator[None]:
+    """The hub's client without telemetry, and with plain HTTP from the hub alone, which resumes. One thread at a time.
+
+    The client reads its settings from the environment once, when it is imported, perhaps by the caller's program: they are set and
+    restored where it keeps them.
+    """
+    from huggingface_hub import constants
+
+    with _SETTINGS, contextlib.ExitStack() as restored:
+        for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_XET"):
+            restored.callback(setattr, constants, name, getattr(constants, name))
+            setattr(constants, name, True)
+        yield
 
 
 def _folder(repository: str) -> str:
     return f"models--{repository.replace('/', '--')}"
 
 
-def _token() -> dict[str, str]:
-    token = os.environ.get("HF_TOKEN")
-    return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-class _WithinHost(urllib.request.HTTPRedirectHandler):
-    """Follows redirects within the hub (a renamed repository), but not the one to where the file lies."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
-    ) -> urllib.request.Request | None:
-        if urllib.parse.urlsplit(newurl).netloc != req.host:
-            return None  # the redirect itself is the answer
-        following = request(newurl, _token())
-        following.method = "HEAD"
-        return following
-
-
-def _head(url: str) -> Message:
-    """The headers of the hub's answer."""
-    asking = request(url, _token())
-    asking.method = "HEAD"
-    try:
-        with urllib.request.build_opener(_WithinHost()).open(asking, timeout=TIMEOUT) as response:
-            headers: Message = response.headers
-    except urllib.error.HTTPError as error:
-        if not 300 <= error.code < 400:
-            raise
-        error.close()
-        headers = error.headers
-    return headers
-
-
-def _link(path: Path, blob: Path) -> None:
-    """Let `path` in a snapshot be the blob: a relative link, or the file itself where the system has none."""
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        os.symlink(os.path.relpath(blob, path.parent), temporary)
-    except OSError:
-        shutil.copyfile(blob, temporary)
-    os.replace(temporary, path)
-
-
 def _short(error: BaseException) -> str:
-    """What went wrong, without Python's wrapping."""
-    if isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError) and isinstance(error.reason, OSError):
-        error = error.reason
-    text = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split()) or type(error).__name__
+    """What went wrong, on one line and without the client's wrapping."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if isinstance(error, LocalEntryNotFoundError) and error.__cause__:
+        error = error.__cause__
+    if isinstance(error, HfHubHTTPError):
+        return f"HTTP Error {error.response.status_code}"
+    text = re.sub(r"^\[Errno -?\d+\] ", "", " ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= 160 else text[:157] + "..."
 
 
@@ -209,27 +198,40 @@ def intact(path: Path) -> bool | None:
         except WeightsError:
             return False
         return True
-    blob = path.resolve()
-    if re.fullmatch(r"[0-9a-f]{64}", blob.name):
-        return sha256(blob) == blob.name
-    if re.fullmatch(r"[0-9a-f]{40}", blob.name):  # a small file, named by git's hash
-        content = blob.read_bytes()
-        return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == blob.name
+    # The link's own target is named by the published hash; the target may be a link too, to a blob that repositories share.
+    return _matches(path, Path(os.readlink(path)).name) if path.is_symlink() else None
+
+
+def _matches(path: Path, etag: str) -> bool | None:
+    """Whether a file's content has the hash that is its ETag at the hub. None: the ETag is no hash."""
+    if re.fullmatch(r"[0-9a-f]{64}", etag):
+        return sha256(path) == etag
+    if re.fullmatch(r"[0-9a-f]{40}", etag):  # a small file, known by git's hash
+        content = path.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == etag
     return None
 
 
+def _discard(path: Path) -> None:
+    """Delete a cached file: the link in the snapshot and what it leads to."""
+    while path.is_symlink():
+        target = path.parent / os.readlink(path)
+        path.unlink()
+        path = target
+    path.unlink(missing_ok=True)
+
+
 def from_legacy(signature: str, report: Report = to_stderr) -> Path:
-    """Download a `.th` package from its former address into PyTorch's cache, and check its SHA-256. Interrupted downloads resume.
+    """Download a `.th` package from its former address into PyTorch's cache, and check its SHA-256.
 
     Raises ModelError if it cannot be had, WeightsError if what came is corrupt (and was deleted).
     """
+    from .transfer import download
+
     url = catalog.LEGACY_ROOT + catalog.LEGACY[signature]
     target = legacy_cache() / Path(url).name
     report(f"Downloading {url}")
-    try:
-        download(url, target, hub_cache() / ".locks" / f"{target.name}.lock", target.stem.partition("-")[2])
-    except FAULTS as error:
-        raise ModelError(f"{url} cannot be fetched ({_short(error)})") from error
+    download(url, target, target.stem.partition("-")[2])
     return target
 
 

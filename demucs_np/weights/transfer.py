@@ -1,136 +1,81 @@
-"""Download a file so that it is complete, checked and there once: resumed where it broke off, in this run or a later one."""
+"""Download from a plain web server: a file is there complete and checked, or not at all."""
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import http.client
-import os
-import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import BinaryIO
 
 from .. import __version__
-from ..errors import WeightsError
-from .files import CHUNK, sha256
+from ..errors import ModelError, WeightsError
+from .files import CHUNK, written_whole
 
-T = TypeVar("T")
-
-TIMEOUT = 20.0  # seconds without a byte
+TIMEOUT = 10.0  # seconds without a byte
 ATTEMPTS = 5
 PAUSE = 1.0  # seconds before the second attempt, then twice as long each time
-LONGEST_PAUSE = 20.0  # however long a server asks us to wait
 FAULTS = (OSError, EOFError, http.client.HTTPException)  # what a network may do; HTTP errors and timeouts are OSErrors
 
 
-def request(url: str, private: Mapping[str, str], **headers: str) -> urllib.request.Request:
-    """A request; the `private` headers are not repeated to another address that it is redirected to."""
-    result = urllib.request.Request(url, headers={"User-Agent": f"demucs-np/{__version__}", "Accept-Encoding": "identity", **headers})
-    for name, value in private.items():
-        result.add_unredirected_header(name, value)
-    return result
+def download(url: str, target: Path, checksum: str) -> None:
+    """Fetch `url` into `target`; `checksum` is the start of its SHA-256. A broken connection is resumed.
 
-
-def persist(action: Callable[[], T]) -> T:
-    """The action's result, tried again after a pause if the server is busy or the connection breaks.
-
-    A server that cannot be reached at all is not tried again. Raises the last of FAULTS.
+    Two processes may do so at once: each writes a file of its own, and renames it.
+    Raises ModelError if the file cannot be had, WeightsError if it came corrupt (and was deleted).
     """
-    for attempt in range(ATTEMPTS):
-        pause = PAUSE * 2**attempt
+    with written_whole(target) as file:
         try:
-            return action()
-        except urllib.error.HTTPError as error:
-            error.close()
-            if attempt + 1 == ATTEMPTS or not (error.code in (408, 429) or error.code >= 500):
-                raise
-            asked = error.headers.get("Retry-After") or ""
-            pause = float(asked) if asked.isdigit() else pause
+            actual = _receive(url, file, target.name)
         except FAULTS as error:
-            if isinstance(error, urllib.error.URLError) and attempt == 0:
-                raise
-            if attempt + 1 == ATTEMPTS:
-                raise OSError(f"the connection broke {ATTEMPTS} times: {error}") from error
-        time.sleep(min(pause, LONGEST_PAUSE))
+            raise ModelError(f"{url} cannot be fetched ({_short(error)})") from error
+        if not actual.startswith(checksum):
+            raise WeightsError(f"{url} came corrupt (its SHA-256 starts with {actual[:8]}, not {checksum}) and was deleted; try again")
+
+
+def _receive(url: str, file: BinaryIO, name: str) -> str:
+    """Write what `url` holds to `file`. Returns its SHA-256; raises the last of FAULTS."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    digest = hashlib.sha256()
+    with tqdm(desc=name, unit="B", unit_scale=True, disable=None) as bar:  # None: shown on a terminal only
+        for attempt in range(ATTEMPTS):
+            have = file.tell()
+            headers = {"User-Agent": f"demucs-np/{__version__}", **({"Range": f"bytes={have}-"} if have else {})}
+            try:
+                with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as response:
+                    if have and response.status != 206:  # not the rest, but all again
+                        file.seek(0)
+                        file.truncate()
+                        digest, have = hashlib.sha256(), 0
+                    length = response.headers.get("Content-Length")
+                    bar.total, bar.n = (have + int(length) if length else None), have
+                    while chunk := response.read(CHUNK):
+                        file.write(chunk)
+                        digest.update(chunk)
+                        bar.update(len(chunk))
+                if bar.total and file.tell() < bar.total:
+                    raise EOFError(f"{file.tell()} of {bar.total} bytes came")
+                return digest.hexdigest()
+            except FAULTS as error:
+                if attempt + 1 == ATTEMPTS or not _may_pass(error, started=file.tell() > 0):
+                    raise
+            time.sleep(PAUSE * 2**attempt)
     raise AssertionError
 
 
-def download(url: str, target: Path, lock: Path, checksum: str | None, private: Mapping[str, str] | None = None) -> None:
-    """Fetch `url` into `target`, unless another process has just done so.
-
-    `checksum` is the start of the file's SHA-256, if known. What a broken connection leaves, `<target>.incomplete`, is resumed.
-    Raises one of FAULTS if the file cannot be had, WeightsError if it came corrupt (and was deleted).
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".incomplete")
-    with _locked(lock):
-        if target.exists():
-            return
-        persist(lambda: _append(url, part, private or {}))
-        if checksum and not (actual := sha256(part)).startswith(checksum):
-            part.unlink()
-            raise WeightsError(f"{url} came corrupt (its SHA-256 starts with {actual[:8]}, not {checksum[:8]}) and was deleted; try again")
-        os.replace(part, target)
-
-
-def _append(url: str, part: Path, private: Mapping[str, str]) -> None:
-    """Fetch what `part` lacks. Raises EOFError if the connection ends too early."""
-    have = part.stat().st_size if part.exists() else 0
-    range_header = {"Range": f"bytes={have}-"} if have else {}
-    try:
-        response = urllib.request.urlopen(request(url, private, **range_header), timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:
-            raise
+def _may_pass(error: BaseException, started: bool) -> bool:
+    """Whether it is worth trying again: a busy server, or a connection that broke; not a server that was never reached."""
+    if isinstance(error, urllib.error.HTTPError):
         error.close()
-        # Nothing follows: the part is complete, or of another file, which its checksum tells.
-        if error.headers.get("Content-Range") == f"bytes */{have}":
-            return
-        part.unlink()
-        raise EOFError(f"{have} bytes are more than the file has") from None
-    with response:
-        resumed = response.status == 206
-        length = response.headers.get("Content-Length")
-        total = (have if resumed else 0) + int(length) if length else None
-        with open(part, "ab" if resumed else "wb") as file:
-            _copy(response, file, total)
-            if total is not None and file.tell() < total:
-                raise EOFError(f"{file.tell()} of {total} bytes came")
+        return error.code in (408, 429) or error.code >= 500
+    return started or not isinstance(error, urllib.error.URLError)
 
 
-def _copy(response: IO[bytes], file: IO[bytes], total: int | None) -> None:
-    """Copy to the end, with a line of progress on a terminal."""
-    terminal, shown = sys.stderr.isatty(), 0.0
-    while chunk := response.read(CHUNK):
-        file.write(chunk)
-        if terminal and time.monotonic() - shown > 0.2:
-            shown = time.monotonic()
-            done = f"{file.tell() / 1e6:.0f}"
-            text = f"{done} of {total / 1e6:.0f} MB ({100 * file.tell() // total}%)" if total else f"{done} MB"
-            print(f"\r  {text} ", end="", file=sys.stderr, flush=True)
-    if terminal and shown:
-        print("\r" + " " * 40 + "\r", end="", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a file lock, so that of two processes one downloads and the other waits."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b") as file:
-        if sys.platform == "win32":
-            import msvcrt
-
-            while True:
-                try:
-                    msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)  # gives up after ten seconds
-                    break
-                except OSError:
-                    time.sleep(0.1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _short(error: BaseException) -> str:
+    """What went wrong, without Python's wrapping."""
+    if isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError) and isinstance(error.reason, OSError):
+        error = error.reason
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
