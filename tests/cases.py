@@ -1,8 +1,8 @@
 """Small models that together use every constructor option which changes inference, one golden file each.
 
 `length` is the number of samples given to the model; where it is shorter than the segment, HTDemucs pads. `seed` draws the
-weights: 1, or 2 where with 1 the float32 errors of PyTorch itself, with and without its oneDNN kernels, differ by more than
-2 dB in a layer. Nobody can be asked to stay within 3 dB of a figure that luck decides.
+weights: 1, or 2 where with 1 a layer's error is so small by luck that PyTorch itself, without its oneDNN kernels, has 2 dB more
+(`td_plain` keeps 1: there it has with every seed).
 """
 
 from dataclasses import dataclass
@@ -171,7 +171,7 @@ DEMUCS = [
     demucs("plain", 8000, rewrite=False, normalize=False, resample=False, dconv_mode=2, dconv_attn=1),
     demucs("no_glu_context", 8000, glu=False, context=2, growth=1.5, depth=4, norm_starts=2, norm_groups=3),
     demucs("no_gelu_raw", 8000, gelu=False, normalize=False, context=0, audio_channels=1, stems=3),
-    demucs("odd_strides", 9001, seed=2, kernel_size=5, stride=3, depth=4, channels=4, resample=False, stems=1),
+    demucs("odd_strides", 9001, kernel_size=5, stride=3, depth=4, channels=4, resample=False, stems=1),
     demucs("two_layers_quad", 4000, audio_channels=4, depth=2, sources=[*STEMS, "guitar", "piano"], lstm_layers=1),
 ]
 
