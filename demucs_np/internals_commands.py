@@ -237,7 +237,7 @@ def trace_track(
     checkpoint = checkpoint_of(name, repo)
     config = checkpoint.config
     check_layers(config, layers or ())
-    mix = _segment(track, at, config)
+    mix = read_segment(track, at, config)
     model: Model = build(checkpoint, backend)
     with tiles.use_threads(threads), tracing(layers=layers) as taps:
         model(mix[None])
@@ -256,7 +256,7 @@ def check_layers(config: Config, patterns: Sequence[str]) -> None:
             raise UsageError(f"no layer matches {pattern!r} (the nearest is {near[0]}); `demucs-np inspect MODEL` lists them")
 
 
-def _segment(path: Path, at: float, config: Config) -> np.ndarray:
+def read_segment(path: Path, at: float, config: Config) -> np.ndarray:
     """One segment (channels, samples) of a file from `at` seconds on, shorter at its end, at the loudness that `separate` gives it."""
     import numpy as np
 

@@ -69,21 +69,25 @@ def add_up(operations: Sequence[Operation], tree: Sequence[Module], total: float
 
 def module_of(operation: Operation, kinds: Mapping[str, str]) -> str:
     """The module of the reference that an operation belongs to; "" if to none."""
-    path = re.sub(r"^crosstransformer\.norms\.0", "crosstransformer.norm_in", operation.path)
-    path = re.sub(r"^crosstransformer\.norms\.1", "crosstransformer.norm_in_t", path)
+    path = operation.path
+    for ours, theirs in (
+        ("crosstransformer.norms.0", "crosstransformer.norm_in"),
+        ("crosstransformer.norms.1", "crosstransformer.norm_in_t"),
+    ):
+        path = path.replace(ours, theirs)
     if layer := re.match(r"crosstransformer\.layers(_t)?\.\d+", path):
-        attention = f"{layer[0]}.self_attn" if f"{layer[0]}.self_attn" in kinds else f"{layer[0]}.cross_attn"
-        if operation.label.startswith("attention"):
-            return attention
-        path = re.sub(r"\.project$", ".out_proj", path).replace(layer[0], attention) if path.endswith(".project") else path
-        path = attention if re.search(r"\.(query|key_value|query_key_value)$", path) else path
-    if step := re.match(r"(.+\.layers\.\d+)\.(\d+)(?:\.(\d+))?", path):
+        attention = next((f"{layer[0]}.{name}" for name in ("self_attn", "cross_attn") if f"{layer[0]}.{name}" in kinds), layer[0])
+        if operation.label.startswith("attention") or path.endswith((".query", ".key_value", ".query_key_value")):
+            path = attention
+        elif path.endswith(".project"):
+            path = f"{attention}.out_proj"
+    if (residual := re.match(r"((?:en|de)coder\.\d+)\.dconv", path)) and residual[0] not in kinds:  # it is a place in a Sequential
+        places = [f"{residual[1]}.{number}" for number in range(8)]
+        path = next((place for place in places if kinds.get(place) == "DConv"), residual[1]) + path[residual.end() :]
+    if step := re.match(r"(.+?\.layers\.\d+)\.(\d+)(?:\.(\d+))?", path):
         # DConv keeps its steps as (0 convolution, 1 norm, 2 LSTM and attention, 3 convolution); the reference numbers them through.
         parts = sum(kinds.get(f"{step[1]}.{number}") in ("BLSTM", "LocalState") for number in (3, 4))
-        if step[2] == "2":
-            path = f"{step[1]}.{3 + int(step[3] or 0)}"
-        elif step[2] == "3":
-            path = f"{step[1]}.{3 + parts}"
+        path = {"2": f"{step[1]}.{3 + int(step[3] or 0)}", "3": f"{step[1]}.{3 + parts}"}.get(step[2], path)
     while path and path not in kinds:
         path = path.rpartition(".")[0]
     return path

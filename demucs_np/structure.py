@@ -25,7 +25,7 @@ class Module:
 
     path: str  # "" is the model itself
     kind: str  # its class
-    shape: Shape | None  # of its output; None for a mere list of modules
+    shape: Shape | None  # of its output; None for a mere list of modules, and where it never runs
     parameters: int  # its own and those of the modules in it
     multiply_adds: int  # of convolutions, matrix products and attention in it; norms and activations are not counted
     traced: bool  # whether `trace` records its output
@@ -120,7 +120,7 @@ def _is_traced(path: str, kind: str, config: Config) -> bool:
     if kind == "DConv" or path == "lstm":
         return True
     if path.count(".") == 0 and path.startswith("channel_"):
-        return True
+        return bool(getattr(config, "t_layers", 0))
     if path in ("crosstransformer.norm_in", "crosstransformer.norm_in_t"):
         return True
     if kind == "Sequential" and isinstance(config, DemucsConfig):
@@ -285,8 +285,10 @@ def _bottom(config: HTDemucsConfig, rows: int, frames: int, steps: int) -> Parts
     inner, width = config.layers()[-1].channels_out, config.transformer_channels
     if config.bottom_channels:
         for branch, positions in (("", rows * frames), ("_t", steps)):
-            yield _Part(f"channel_upsampler{branch}", "Conv1d", (1, width, positions), positions)
-            yield _Part(f"channel_downsampler{branch}", "Conv1d", (1, inner, positions), positions)
+            runs = bool(config.t_layers)  # without a transformer between them they are there, but never called
+            uses = positions if runs else 0
+            yield _Part(f"channel_upsampler{branch}", "Conv1d", (1, width, positions) if runs else None, uses)
+            yield _Part(f"channel_downsampler{branch}", "Conv1d", (1, inner, positions) if runs else None, uses)
     if not config.t_layers:
         return
     yield _Part("crosstransformer", "CrossTransformerEncoder", (1, width, rows, frames))
@@ -313,7 +315,7 @@ def _transformer_layer(path: str, config: HTDemucsConfig, tokens: int, others: i
     norm = "MyGroupNorm" if config.t_group_norm else "LayerNorm"
     yield _Part(f"{path}.norm1", norm, shape)
     yield _Part(f"{path}.norm2", norm, (1, keys, width) if config.t_norm_first else shape)
-    yield _Part(f"{path}.norm3", norm, shape)
+    yield _Part(f"{path}.norm3", norm, shape if config.t_norm_first else None)  # else it is never called
     yield _Part(f"{path}.norm_out", "MyGroupNorm", shape)
     yield _Part(f"{path}.gamma_1", "LayerScale", shape)
     yield _Part(f"{path}.gamma_2", "LayerScale", shape)

@@ -39,11 +39,11 @@ def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def model_file(folder: Path, name: str = "ht_published", seed: int = 1) -> Path:
+def model_file(folder: Path, name: str = "ht_published", seed: int = 1, **more: Any) -> Path:
     """A file of a small model."""
     case = BY_NAME[name]
     tensors = draw_tensors(seed, expected_tensors(config_of(case)))
-    return packages.write(folder / f"{name}_{seed}.safetensors", tensors, packages.metadata(case.klass, case.arguments))
+    return packages.write(folder / f"{name}_{seed}.safetensors", tensors, packages.metadata(case.klass, {**case.arguments, **more}))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -146,7 +146,7 @@ def test_bag(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ht_published", "hd_both_parts", "td_attention"])
 def test_times_cover_the_whole_run(name: str, tmp_path: Path) -> None:
-    report = json.loads(invoke("inspect", model_file(tmp_path, name), "--json", "--time", "--threads", 1).output)
+    report = json.loads(invoke("inspect", model_file(tmp_path, name, segment=Fraction(1, 5)), "--json", "--time", "--threads", 1).output)
     (architecture,) = report["architectures"]
     seconds = {module["path"]: module["seconds"] for module in architecture["modules"]}
     total, outside = architecture["seconds"]["total"], architecture["seconds"]["outside"]
@@ -154,9 +154,12 @@ def test_times_cover_the_whole_run(name: str, tmp_path: Path) -> None:
     assert top + sum(outside.values()) == pytest.approx(total)
     timed = {module["path"] for module in architecture["modules"] if module["kind"] in ("DConv", "HEncLayer", "HDecLayer")}
     assert all(seconds[path] for path in timed)
-    table = invoke("inspect", tmp_path / f"{name}_1.safetensors", "--time", "--threads", 1).output
-    assert "100.0%" in table
-    assert "s a segment; outside the modules:" in table
+
+
+def test_table_of_times(tmp_path: Path) -> None:
+    table = invoke("inspect", model_file(tmp_path), "--time", "--threads", 1).output
+    assert table.splitlines()[-3].endswith("100.0%")
+    assert "s a segment; outside the modules: spectrogram " in table
 
 
 def test_operations_go_to_the_modules_they_serve() -> None:
@@ -164,6 +167,7 @@ def test_operations_go_to_the_modules_they_serve() -> None:
     at = "encoder.1.dconv.layers.0"
     layer = "crosstransformer.layers.1"
     kinds = {
+        "encoder.1.dconv": "DConv",
         at: "Sequential",
         f"{at}.0": "Conv1d",
         f"{at}.3": "BLSTM",
@@ -176,6 +180,7 @@ def test_operations_go_to_the_modules_they_serve() -> None:
     wanted = {
         f"{at}.0": f"{at}.0",
         f"{at}.2.0.linear": f"{at}.3",
+        f"{at}.2.0.layers.0.0": f"{at}.3",
         f"{at}.2.1.project": f"{at}.4",
         f"{at}.3": f"{at}.5",
         f"{layer}.query": f"{layer}.cross_attn",
@@ -187,6 +192,8 @@ def test_operations_go_to_the_modules_they_serve() -> None:
         times = add_up([Operation(path, "", 1.0, 0, 0)], tree, 1.5)
         assert max(times.modules, key=len) == module
         assert sum(times.outside.values()) == 0.5
+    time_domain = [Module("encoder.0.3", "DConv", None, 0, 0, False, {}), Module("encoder.0.3.layers.0.0", "Conv1d", None, 0, 0, False, {})]
+    assert "encoder.0.3.layers.0.0" in add_up([Operation("encoder.0.dconv.layers.0.0", "", 1.0, 0, 0)], time_domain, 1.0).modules
     assert f"{layer}.cross_attn" in add_up([Operation(layer, "attention 3 to 4", 1.0, 0, 0)], tree, 1.0).modules
     assert add_up([Operation("stft", "stft", 1.0, 0, 0)], tree, 1.0).outside["spectrogram"] == 1.0
 
