@@ -55,10 +55,11 @@ def level(wav: Array, top: Array | None = None) -> Array:
     return np.asarray(np.maximum(20 * np.log10(shown / most + 1e-9), -80))
 
 
-def strongest(tap: Array) -> Array:
-    """(1, C, ...) -> the channel whose values differ most."""
-    flat = tap[0].reshape(tap.shape[1], -1)
-    return np.asarray(tap[0, int(flat.var(axis=1).argmax())])
+def liveliest(tap: Array) -> Array:
+    """(1, C, F, T) -> [F, T] of the channel that changes most over time, less each row's mean."""
+    moving = tap[0] - tap[0].mean(axis=-1, keepdims=True)
+    channel: Array = moving[int((moving.astype(np.float64) ** 2).sum(axis=(1, 2)).argmax())]
+    return channel
 
 
 def figure(width: float, height: float, rows: int = 1, columns: int = 1, **layout: Any) -> tuple[Figure, Array]:
@@ -113,7 +114,7 @@ def encoder(run: Run) -> None:
     for index, axis in enumerate(axes[0]):
         tap = run.taps[f"encoder.{index}"]
         rows = tap.shape[2]
-        signed(axis, compressed(strongest(tap)), origin="lower", extent=(0, tap.shape[3], 0, rows))
+        signed(axis, compressed(liveliest(tap)), origin="lower", extent=(0, tap.shape[3], 0, rows))
         axis.set_title(f"encoder.{index}: 1 of {tap.shape[1]} channels", fontsize=8)
         axis.set_yticks([0, rows])
     axes[0, 0].set_ylabel("rows")
@@ -134,7 +135,7 @@ def dconv(run: Run) -> None:
     axis.set_yticks([2, 1, 0], ["output", "layers.1, dilation 2", "layers.0, dilation 1"], fontsize=8)
     axis.set_xlabel("frames")
     axis.set_title("what one frame sees", fontsize=9)
-    tap = strongest(run.taps["encoder.1.dconv"])
+    tap = liveliest(run.taps["encoder.1.dconv"])
     signed(axes[0, 1], compressed(tap), origin="lower", extent=(0, tap.shape[1], 0, tap.shape[0]))
     axes[0, 1].set_title("encoder.1.dconv", fontsize=9)
     axes[0, 1].set_xlabel("frames")
@@ -145,6 +146,7 @@ def time_branch(run: Run) -> None:
     drawing, axes = figure(9, 3.2, 4, 1)
     for index, axis in enumerate(axes[:, 0]):
         tap = run.taps[f"tencoder.{index}"][0]
+        tap = (tap - tap.mean(axis=1, keepdims=True)) / (tap.std(axis=1, keepdims=True) + 1e-6)
         signed(axis, tap, extent=(0, run.seconds, tap.shape[0], 0))
         axis.set_ylabel(f"tencoder.{index}", rotation=0, ha="right", fontsize=8)
         axis.set_yticks([0, tap.shape[0]])
@@ -185,7 +187,7 @@ def decoder(run: Run) -> None:
     for index, axis in enumerate(axes[0]):
         tap = run.taps[f"decoder.{index}"]
         rows = tap.shape[2]
-        signed(axis, compressed(strongest(tap)), origin="lower", extent=(0, tap.shape[3], 0, rows))
+        signed(axis, compressed(liveliest(tap)), origin="lower", extent=(0, tap.shape[3], 0, rows))
         axis.set_title(f"decoder.{index}: 1 of {tap.shape[1]} channels", fontsize=8)
         axis.set_yticks([0, rows])
     axes[0, 0].set_ylabel("rows")

@@ -56,7 +56,8 @@ class ModelFile:
         Models pack the large ones and keep the others as they are: views of those would keep the whole file in memory.
         """
         tensors = {name: as_float32(stored) for name, stored in self.stored.items()}
-        return Checkpoint(self.path, self.config, {name: tensor.copy() if tensor.size <= SMALL else tensor for name, tensor in tensors.items()})
+        kept = {name: tensor.copy() if tensor.size <= SMALL else tensor for name, tensor in tensors.items()}
+        return Checkpoint(self.path, self.config, kept)
 
 
 def read_safetensors_model(path: str | os.PathLike[str]) -> ModelFile:
