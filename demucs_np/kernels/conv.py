@@ -38,11 +38,14 @@ def prepare(conv: Conv) -> Conv:
     return replace(conv, matrix=panels, bias=np.ascontiguousarray(ordered(conv.bias)), norm=norm, projection=projection)
 
 
-def tiling(batches: int, rows: int, span: int, conv: Conv, gathered: bool) -> tuple[int, int]:
-    """Batches and rows of a tile: about as many rows as keep result and gathered input (`span` floats a row of B) in L2."""
+def tiling(batches: int, rows: int, conv: Conv, gathered: bool) -> tuple[int, int]:
+    """Batches and rows of a tile: about as many rows as keep result and gathered input in L2."""
     target = max(48, min(2048, 2**16 // min(CHUNK, int(padded_columns(conv.columns)))))
     longest = min(rows, 64 if gathered and conv.taps > 1 else target)
-    length = -(-rows // -(-rows // longest))
+    parts = -(-rows // longest)
+    if batches == 1 and rows >= 192:
+        parts = -(-parts // 4) * 4  # a few tiles shared evenly by 2 or 4 threads
+    length = -(-rows // parts)
     count = max(1, min(batches, target // length))
     while gathered and count > 1 and count * ((length - 1) * conv.stride + conv.width) * conv.channels > 2**16:
         count = (count + 1) // 2
@@ -71,7 +74,7 @@ def conv_(
     """
     B, L, C = x.shape
     gathered = skip is not None or conv.pad > 0 or (rows - 1) * conv.stride + conv.width > L
-    count, length = tiling(B, rows, L * C, conv, gathered)
+    count, length = tiling(B, rows, conv, gathered)
     reach = conv.taps // 2 * conv.dilation
     columns = int(padded_columns(min(conv.columns, CHUNK)))
     slot = ((length - 1) * conv.stride + conv.width) * C if gathered else L * C

@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 
 from .._jit import DISABLED, inline
 
-DEPTH = 256  # k block: long enough to hide the store and reload of C, short enough for float32 sums to stay accurate and panels in L1/L2
+DEPTH = 192  # k block: long enough to hide the store and reload of C, short enough for float32 sums to stay accurate and panels in L1/L2
 
 
 def _host() -> tuple[int, bool]:
