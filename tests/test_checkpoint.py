@@ -64,9 +64,12 @@ def test_bfloat16(tmp_path: Path) -> None:
         np.testing.assert_array_equal(checkpoint.tensors[name].view(np.uint32), tensor.view(np.uint32) & 0xFFFF0000)
 
 
-def test_float32_is_mapped_and_not_copied(tmp_path: Path) -> None:
+def test_large_float32_is_mapped_and_small_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("demucs_np.weights.checkpoint.SMALL", 64)
     tensors = read_safetensors_model(packages.write(tmp_path / "m.safetensors", packages.draw())).checkpoint().tensors
-    assert not any(tensor.flags.writeable or tensor.flags.owndata for tensor in tensors.values())
+    assert {tensor.size > 64 for tensor in tensors.values()} == {True, False}
+    for tensor in tensors.values():
+        assert tensor.flags.owndata == tensor.flags.writeable == (tensor.size <= 64)
 
 
 def test_names_of_former_demucs(tmp_path: Path) -> None:
