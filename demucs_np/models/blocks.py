@@ -129,9 +129,9 @@ class EncoderLayer:
         """x: [T, F, C_in] or [1, T, C_in]; inject: the time branch's output, added before the first norm and GELU."""
         # A time layer's input counts as filled up with zeros to a multiple of the stride.
         rows = None if self.freq else -(-x.shape[1] // self.stride) + (2 * self.conv.pad - self.kernel_size) // self.stride + 1
-        return self.bands(self.conv, x, rows, inject)
+        return self.run(self.conv, x, rows, inject)
 
-    def bands(self, conv: Conv, x: Array, rows: int | None, inject: Array | None = None) -> Array:
+    def run(self, conv: Conv, x: Array, rows: int | None, inject: Array | None = None) -> Array:
         """The layer with `conv` for its convolution, whose padding depends on the band. Frees x only if it is a buffer of the engine."""
         ops = self.ops
         y = ops.conv(x, conv, rows=rows, before=inject)  # [T, F, C_in] -> [T, F/stride, C]
@@ -238,7 +238,7 @@ class BandedEncoder:
                 frames = round((size - kernel_size) / stride + 1)
                 limit = start + (frames - 1) * stride + kernel_size - left
             rows = (limit - start + left + right - kernel_size) // stride + 1
-            bands.append(layer.bands(replace(layer.conv, pad=left), np.ascontiguousarray(x[:, start:limit]), rows))
+            bands.append(layer.run(replace(layer.conv, pad=left), np.ascontiguousarray(x[:, start:limit]), rows))
             start = limit - kernel_size + stride
         y = np.concatenate(bands, axis=1)  # [T, F/stride, C]
         layer.ops.free(*bands)

@@ -74,7 +74,11 @@ class Hybrid(Network):
         return DecoderLayer(self.ops, tensors, path, empty=level.last_freq, **settings)
 
     def forward(self, mix: Array) -> Array:
-        """mix [channels, n] -> [sources, channels, n]."""
+        """mix [channels, n] -> [sources, channels, n].
+
+        Every operation returns a buffer of `ops`; whoever used it last gives it back with `ops.free`. An encoder's output stays: it is
+        the skip of the decoder opposite, which frees it. `inject` matters only to models so deep that the time branch joins the other.
+        """
         ops, n = self.ops, mix.shape[1]
         z = self.spectrogram(mix)  # [channels, n] -> [T, F, 2*channels]
         x, mean, std = ops.normalize(z if self.config.cac else spectral.magnitude(z))  # [T, F, C]
