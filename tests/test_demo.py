@@ -18,7 +18,7 @@ from demucs_np.demo.synth import SAMPLE_RATE
 
 HELD_OUT = (0, 1, 2)  # training took seeds from 1,000,000 up, validation from 500,000
 SECONDS = 12.0
-LEAST = {"drums": 6.0, "bass": 6.0, "other": 4.0, "vocals": 6.0}  # dB that the median song must gain
+LEAST = {"drums": 9.8, "bass": 10.4, "other": 6.3, "vocals": 7.6}  # dB that the median song must gain; it gains a third of a dB more
 
 
 @cache
@@ -42,7 +42,7 @@ def test_every_stem_gains(stem: str) -> None:
 
 
 def test_stems_sum_to_the_mixture() -> None:
-    assert min(gains()["sum"]) > 20
+    assert min(gains()["sum"]) > 35
 
 
 def test_the_model_is_small() -> None:

@@ -22,7 +22,7 @@ from demucs_np.demo.synth import SAMPLE_RATE
 pytestmark = pytest.mark.torch
 
 HELD_OUT = range(20)
-LEAST = {"drums": 6.0, "bass": 6.0, "other": 4.0, "vocals": 6.0}  # dB that the median song must gain
+LEAST = {"drums": 10.4, "bass": 10.4, "other": 7.4, "vocals": 7.3}  # dB that the median song must gain; it gains a third of a dB more
 
 
 def with_torch(model: torch.nn.Module, mix: np.ndarray) -> dict[str, np.ndarray]:
@@ -62,4 +62,4 @@ def test_same_sdr_and_enough() -> None:
     print(f"sum of the stems: median {np.median(sums):.1f} dB, least {sums.min():.1f} dB SNR")
     for column, stem in enumerate(STEMS):
         assert np.median(gained[:, column]) > LEAST[stem], stem
-    assert np.median(sums) > 25
+    assert sums.min() > 35
