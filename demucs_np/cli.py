@@ -24,6 +24,7 @@ INTERRUPTED = 130
 # name -> (module, command, what it does): a module is imported only when its command runs, so that --help is quick.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "separate": (".cli", "separate", "Separate tracks into stems; the word may be left out."),
+    "demo": (".demo.command", "demo", "Separate the bundled song with the bundled model, and show how well that goes."),
     "models": (".weights.commands", "models", "List, fetch and check the published models."),
     "convert": (".weights.commands", "convert", "Turn official .th packages into .safetensors files."),
     "golden": (".golden.commands", "golden", "Record what PyTorch computes, layer by layer."),

@@ -7,10 +7,12 @@ Source: `demucs/remote/*.yaml` and `files.txt` of demucs 4.1.0.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 LEGACY_ROOT = "https://dl.fbaipublicfiles.com/demucs/"
 NAMESPACE = "adefossez"
 DEFAULT = "htdemucs"
+DEMO, DEMO_FILE = "demo", Path(__file__).with_name("demo.safetensors")  # in the package; trained on synthesised music, see docs/demo.md
 
 STEMS = ("drums", "bass", "other", "vocals")
 SIX_STEMS = (*STEMS, "guitar", "piano")

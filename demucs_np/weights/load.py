@@ -30,7 +30,7 @@ def load_model(
 ) -> Model | BagOfModels:
     """A model ready to run.
 
-    `name_or_path` is the path of a `.safetensors` or `.th` file; a published name (`htdemucs`) or signature (`955717e8`), whose weights
+    `name_or_path` is the path of a `.safetensors` or `.th` file; `demo`, the model in this package; a published name (`htdemucs`) or signature (`955717e8`), whose weights
     are downloaded if they are not cached; `hf://owner/name` for another owner's bag on the hub; or, with `repo`, the name of a
     model or bag in that folder. A name gives a BagOfModels, a path or signature one model. `report` is called with a line of text
     before a download.
@@ -43,6 +43,8 @@ def load_model(
         return _from_repo(LocalRepo(repo), name, backend)
     if Path(name).suffix in SUFFIXES:
         return build(read_model(name), backend)
+    if name == catalog.DEMO:
+        return build(read_model(catalog.DEMO_FILE), backend)
     if name in catalog.BAGS:
         bag = catalog.BAGS[name]
         # All files first: better to learn at once that one cannot be had.
@@ -59,8 +61,8 @@ def unknown(name: str) -> str:
     """Why a name cannot be loaded, and what could."""
     if os.path.exists(name):
         return f"{name}: a model is a .safetensors or .th file"
-    near = difflib.get_close_matches(name, [*catalog.BAGS, *catalog.LEGACY], 1)
-    hint = f"did you mean {near[0]}?" if near else "published are " + ", ".join(catalog.BAGS)
+    near = difflib.get_close_matches(name, [*catalog.BAGS, *catalog.LEGACY, catalog.DEMO], 1)
+    hint = f"did you mean {near[0]}?" if near else "published are " + ", ".join(catalog.BAGS) + f", and {catalog.DEMO} is bundled"
     return f"unknown model {name!r}: {hint} (or give the path of a .safetensors file)"
 
 

@@ -1,0 +1,22 @@
+"""The command `demucs-np demo`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+
+@click.command()
+@click.option("-o", "--out", default="separated", show_default=True, help="Folder for the results; they are in its demo/song.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+def demo(out: str, threads: int | None) -> None:
+    """Separate the bundled song with the bundled model: stems, how much each gained, and a picture. Needs no network."""
+    from ..terminal import Bar
+    from .run import run_demo
+
+    bar = Bar(sys.stderr)
+    try:
+        run_demo(out, threads=threads, progress=bar, echo=click.echo)
+    finally:
+        bar.clear()
