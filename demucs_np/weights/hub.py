@@ -109,8 +109,8 @@ def _remedy(signature: str, reason: str) -> str:
     repository = catalog.homes(signature)[0]
     return (
         f"the weights {signature} are not on this machine and cannot be fetched ({reason}). With a network, run `demucs-np models download "
-        f"{signature}`; or carry {endpoint()}/{repository}/resolve/main/{signature}.safetensors into a folder here and add `--repo FOLDER`; "
-        "`-n demo` needs no download, but knows synthesised music only"
+        f"{signature}`; or carry {endpoint()}/{repository}/resolve/main/{signature}.safetensors into a folder here and add `--repo FOLDER`"
+        "; `-n demo` needs no download, but knows synthesised music only"
     )
 
 

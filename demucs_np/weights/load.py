@@ -30,10 +30,10 @@ def load_model(
 ) -> Model | BagOfModels:
     """A model ready to run.
 
-    `name_or_path` is the path of a `.safetensors` or `.th` file; `demo`, the model in this package; a published name (`htdemucs`) or signature (`955717e8`), whose weights
-    are downloaded if they are not cached; `hf://owner/name` for another owner's bag on the hub; or, with `repo`, the name of a
-    model or bag in that folder. A name gives a BagOfModels, a path or signature one model. `report` is called with a line of text
-    before a download.
+    `name_or_path` is the path of a `.safetensors` or `.th` file; `demo`, the model in this package; a published name (`htdemucs`) or
+    signature (`955717e8`), whose weights are downloaded if they are not cached; `hf://owner/name` for another owner's bag on the hub;
+    or, with `repo`, the name of a model or bag in that folder. A published name gives a BagOfModels, a path or signature one model.
+    `report` is called with a line of text before a download.
 
     Raises ModelError for an unknown name or weights that cannot be had, WeightsError for a file that does not hold exactly a model
     this package can run.
