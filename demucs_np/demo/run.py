@@ -13,11 +13,12 @@ from ..apply import ArraySource, Progress
 from ..audio import reason_of, write
 from ..errors import AudioError
 from ..separator import Separator
+from ..weights import catalog
 from .sdr import sdr
 from .song import DEMO_FILE, DEMO_SECONDS, DEMO_SEED, STEMS, make_song
 from .synth import SAMPLE_RATE
 
-DEMO_MODEL = Path(__file__).parents[1] / "weights" / "demo.safetensors"
+DEMO_MODEL = catalog.DEMO_FILE
 
 
 @dataclass(frozen=True)
