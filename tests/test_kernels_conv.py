@@ -171,6 +171,13 @@ CASES = [
     Case(3, 4, 4, 5, taps=3, dilation=4),
     Case(sized(40, 6), sized(30, 3), 6, 16, taps=5, dilation=3, activation="gelu"),
     Case(7, 2, 3, 4, taps=2),
+    # Of width 3 with channels enough for Winograd's form: even and odd sizes, several tiles and chunks of columns, sums of several blocks.
+    Case(6, 4, 32, 32, K=3, taps=3, pad=1, activation="glu", skip=True),
+    Case(sized(13, 3), sized(45, 5), 48, 96, K=3, taps=3, pad=1, activation="glu"),
+    Case(sized(7, 2), sized(8, 3), 208, sized(224, 32), K=3, taps=3, pad=1, skip=True),
+    Case(1, 1, 32, 64, K=3, taps=3, pad=1),
+    Case(1, sized(399, 7), 32, 128, K=3, pad=1, activation="glu"),
+    Case(3, sized(120, 4), sized(208, 32), 32, K=3, pad=1, skip=True),
     # After the product.
     Case(3, 8, 4, 16, K=8, stride=4, pad=2, before=True, activation="gelu"),
     Case(1, 6, 4, 5, before=True, skip=True),
@@ -246,6 +253,8 @@ def test_any_layer(case):
     [
         Case(sized(40, 5), sized(64, 6), 6, 24, K=8, stride=4, pad=2, activation="gelu"),
         Case(sized(37, 5), sized(40, 5), 6, 24, K=3, taps=3, pad=1, skip=True, activation="glu"),
+        Case(sized(37, 3), sized(41, 3), 32, 64, K=3, taps=3, pad=1, skip=True, activation="glu"),
+        Case(1, sized(999, 9), 32, 64, K=3, pad=1, activation="glu"),
         Case(sized(700, 5), 1, 12, 6, taps=3, dilation=2),
         Case(sized(90, 3), sized(17, 3), 6, 50, norm=True, scale=True, residual=True, activation="glu"),
         Case(1, sized(1500, 20), 6, 7, K=8, stride=4, transposed=True, crop=2, activation="gelu"),

@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 
-from . import attention, conv, feed_forward, local_attention, lstm, norm, stft, wiener
+from . import attention, conv, feed_forward, local_attention, lstm, norm, stft, wiener, winograd
 from .arena import Arena
 from .layer import EPS, Conv
 from .reference import Reference
@@ -32,7 +32,7 @@ class Compiled(Reference):
         return arena
 
     def prepare(self, layer: Conv) -> Conv:
-        return conv.prepare(layer)
+        return winograd.prepare(layer) if winograd.suits(layer) else conv.prepare(layer)
 
     def free(self, *arrays: Array | None) -> None:
         for array in arrays:
@@ -65,6 +65,10 @@ class Compiled(Reference):
         assert layer.activation != "glu" or before is None
         rows, length = layer.extent(x.shape[1], rows, length)
         out = self.arena.take(x.shape[0], length, layer.outputs) if residual is None else residual
+        if layer.winograd:
+            assert rows == length == x.shape[1] and before is None and stats is None and residual is None
+            winograd.conv3(x, layer, out, skip=skip)
+            return out
         if residual is not None and scale is None:
             scale = np.ones(layer.outputs, np.float32)
         conv.conv_(x, layer, out, rows, skip=skip, before=before, stats=stats, scale=scale)

@@ -7,6 +7,7 @@ a time layer (1, T, C); a dilated convolution over time is `taps` along B with w
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -23,19 +24,20 @@ CHUNK = 512  # columns of the result in work at a time: with its rows they stay 
 
 def prepare(conv: Conv) -> Conv:
     """The same layer with its matrix packed for the kernel, columns of a GLU ordered in chunks of [values | gates]."""
-    parts = [slice(None)]
-    if conv.activation == "glu":
-        half = conv.columns // 2
-        parts = [slice(c + h, min(c + CHUNK // 2, half) + h) for c in range(0, half, CHUNK // 2) for h in (0, half)]
-
-    def ordered(columns: np.ndarray) -> np.ndarray:
-        return np.concatenate([columns[..., part] for part in parts], axis=-1) if len(parts) > 1 else columns
-
-    packed = [pack(ordered(tap)) for tap in conv.matrix]
+    order = glu_order(conv, CHUNK)
+    packed = [pack(tap[:, order]) for tap in conv.matrix]
     panels = packed[0] if len(packed) == 1 else np.concatenate(packed)
-    norm = conv.norm and (ordered(conv.norm[0]), ordered(conv.norm[1]))
+    norm = conv.norm and (conv.norm[0][order], conv.norm[1][order])
     projection = conv.norm and Projection.of(conv.matrix[0], conv.bias)
-    return replace(conv, matrix=panels, bias=np.ascontiguousarray(ordered(conv.bias)), norm=norm, projection=projection)
+    return replace(conv, matrix=panels, bias=np.ascontiguousarray(conv.bias[order]), norm=norm, projection=projection)
+
+
+def glu_order(conv: Conv, chunk: int) -> Any:
+    """An index of the columns: those of a GLU, stored as all values, then all gates, in chunks of [values | gates]; others as they are."""
+    if conv.activation != "glu":
+        return slice(None)
+    half, step = conv.columns // 2, chunk // 2
+    return np.concatenate([np.arange(c, min(c + step, half)) + h for c in range(0, half, step) for h in (0, half)])
 
 
 def tiling(batches: int, rows: int, conv: Conv, gathered: bool) -> tuple[int, int]:

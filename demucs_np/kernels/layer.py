@@ -56,6 +56,7 @@ class Conv:
     crop: int = 0
     activation: str = "none"
     norm: tuple[np.ndarray, np.ndarray] | None = None  # weight and bias, each [N], of a norm before the activation
+    winograd: bool = False  # `matrix` holds the weights that `winograd` prepared
     projection: Projection | None = None  # set by the compiled backend's `prepare` where there is a norm
 
     @property
