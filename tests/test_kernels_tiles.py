@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from demucs_np.kernels.tiles import Pool, default_threads, pool, use_threads
+from demucs_np.kernels.tiles import LONGEST, Pool, default_threads, pool, shares, use_threads
 
 THREADS = [1, 2, 4]
 
@@ -26,6 +26,16 @@ def fresh():
         one.close()
 
 
+def each(kernel):
+    """A kernel for ranges of tiles from one for a tile."""
+
+    def over(tile0, tile1, *args):
+        for tile in range(tile0, tile1):
+            kernel(tile, *args)
+
+    return over
+
+
 def counts_tiles(tested, tiles):
     """Each tile is run once, wherever."""
     seen = np.zeros(tiles, np.int64)
@@ -33,7 +43,7 @@ def counts_tiles(tested, tiles):
     def kernel(tile, scratch, out):
         out[tile] += 1
 
-    tested.run(kernel, tiles, 0, seen)
+    tested.run(each(kernel), tiles, 0, seen)
     return bool(np.all(seen == 1))
 
 
@@ -41,6 +51,17 @@ def counts_tiles(tested, tiles):
 @pytest.mark.parametrize("tiles", [0, 1, 2, 3, 100])
 def test_every_tile_runs_once(fresh, threads, tiles):
     assert counts_tiles(fresh(threads), tiles)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_ranges_are_all_tiles_in_order_and_end_short(threads):
+    for tiles in (0, 1, 5, 64, 1000):
+        ranges = shares(tiles, threads)
+        assert [tile for begin, end in ranges for tile in range(begin, end)] == list(range(tiles))
+        lengths = [end - begin for begin, end in ranges]
+        assert lengths == sorted(lengths, reverse=True)
+        assert all(1 <= length <= LONGEST for length in lengths)
+        assert lengths[-1:] in ([], [1])
 
 
 @pytest.mark.parametrize("threads", THREADS)
@@ -56,13 +77,13 @@ def test_scratch_is_private_float32_and_large_enough(fresh, threads):
             time.sleep(1e-4)  # time for another thread to disturb it
             assert np.all(scratch == tile)
 
-        tested.run(kernel, 20, size, size)
+        tested.run(each(kernel), 20, size, size)
 
 
 def test_work_is_shared(fresh):
     """With two threads, two tiles are in work at the same time: each waits for the other."""
     both = threading.Barrier(2, timeout=20)
-    fresh(2).run(lambda tile, scratch: both.wait(), 2, 0)
+    fresh(2).run(each(lambda tile, scratch: both.wait()), 2, 0)
 
 
 @pytest.mark.parametrize("threads", THREADS)
@@ -79,7 +100,7 @@ def test_an_exception_in_a_tile_is_raised_and_stops_the_rest(fresh, threads, err
         time.sleep(1e-4)
 
     with pytest.raises(error, match=r"^in this tile$"):
-        tested.run(kernel, 200 if guilty == 199 else 10_000, 0)
+        tested.run(each(kernel), 200 if guilty == 199 else 10_000, 0)
     assert len(started) < 1000
     assert guilty in started
     assert counts_tiles(tested, 50)
@@ -96,7 +117,7 @@ def test_the_exception_of_another_thread_is_raised_here(fresh):
             raise RuntimeError("elsewhere")
 
     with pytest.raises(RuntimeError, match=r"^elsewhere$"):
-        tested.run(kernel, 2, 0)
+        tested.run(each(kernel), 2, 0)
     assert counts_tiles(tested, 50)
 
 
@@ -115,7 +136,7 @@ def test_no_tile_runs_any_more_when_the_exception_arrives(fresh):
             running.remove(tile)
 
     with pytest.raises(RuntimeError, match=r"^stop$"):
-        tested.run(kernel, 1000, 0)
+        tested.run(each(kernel), 1000, 0)
     assert not running
 
 
@@ -131,7 +152,7 @@ def test_ctrl_c_stops_within_a_tile(fresh, threads):
         time.sleep(2e-3)
 
     with pytest.raises(KeyboardInterrupt):
-        tested.run(kernel, 100_000, 0)
+        tested.run(each(kernel), 100_000, 0)
     assert len(started) < 200
     assert counts_tiles(tested, 50)
 
@@ -146,7 +167,7 @@ def test_ctrl_c_again_and_again_leaves_the_pool_usable(threads, fresh):
 
     for _ in range(20):
         with pytest.raises(KeyboardInterrupt):
-            tested.run(kernel, 100, 0)
+            tested.run(each(kernel), 100, 0)
         assert counts_tiles(tested, 20)
 
 
@@ -169,7 +190,7 @@ def test_ctrl_c_while_waiting_for_the_others(fresh):
 
     for n in range(1, 6):
         with pytest.raises(KeyboardInterrupt):
-            tested.run(kernel, 2, 0)
+            tested.run(each(kernel), 2, 0)
         assert len(ended) == n
     assert counts_tiles(tested, 50)
 

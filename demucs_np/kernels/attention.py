@@ -29,9 +29,9 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, out: np.n
     flat = [np.lib.stride_tricks.as_strided(a, ((a.shape[0] - 1) * (a.strides[0] // 4) + C,), (4,)) for a in (q, k, v)]
     geometry = np.array([N, S, C, D, q.strides[0] // 4, k.strides[0] // 4, v.strides[0] // 4])
     blocks = -(-S // KEYS)
-    pool().run(_pack_tile, heads * blocks, 0, flat[1], flat[2], packed, geometry)
+    pool().run(_pack_tiles, heads * blocks, 0, flat[1], flat[2], packed, geometry)
     scratch = QUERIES * (2 + KEYS + int(padded_columns(D)) + 2)
-    pool().run(_attention_tile, heads * -(-N // QUERIES), scratch, flat[0], packed, out.reshape(-1), geometry)
+    pool().run(_attention_tiles, heads * -(-N // QUERIES), scratch, flat[0], packed, out.reshape(-1), geometry)
 
 
 def packed_size(S: int, C: int, heads: int) -> int:
@@ -40,81 +40,83 @@ def packed_size(S: int, C: int, heads: int) -> int:
 
 
 @kernel
-def _pack_tile(tile, scratch, k, v, packed, geometry):  # type: ignore[no-untyped-def]
+def _pack_tiles(tile0, tile1, scratch, k, v, packed, geometry):  # type: ignore[no-untyped-def]
     """A block of keys as panels [D, PANEL] and of values as panels [keys, PANEL], as `gemm` reads them."""
     _, S, _, D, _, lk, lv = geometry
-    blocks = (S + KEYS - 1) // KEYS
-    head, block = tile // blocks, tile % blocks
-    first = block * KEYS
-    size = min(KEYS, S - first)
-    wide = padded_columns(D)
-    at = tile * KEYS * (D + wide)
-    filled = padded_columns(size)
-    for j in range(0, filled, PANEL):
-        width = min(PANEL, filled - j)
-        panel = view(packed, at + j * D, width * D)
-        for i in range(width):
-            if j + i < size:
-                source = view(k, (first + j + i) * lk + head * D, D)
-                for c in range(D):
-                    panel[c * width + i] = source[c]
-            else:
-                for c in range(D):
-                    panel[c * width + i] = np.float32(0)
-    at += KEYS * D
-    for j in range(0, wide, PANEL):
-        width = min(PANEL, wide - j)
-        for i in range(size):
-            row = view(packed, at + j * size + i * width, width)
-            inside = min(width, D - j)
-            source = view(v, (first + i) * lv + head * D + j, inside)
-            for c in range(inside):
-                row[c] = source[c]
-            for c in range(inside, width):
-                row[c] = np.float32(0)
+    for tile in range(tile0, tile1):
+        blocks = (S + KEYS - 1) // KEYS
+        head, block = tile // blocks, tile % blocks
+        first = block * KEYS
+        size = min(KEYS, S - first)
+        wide = padded_columns(D)
+        at = tile * KEYS * (D + wide)
+        filled = padded_columns(size)
+        for j in range(0, filled, PANEL):
+            width = min(PANEL, filled - j)
+            panel = view(packed, at + j * D, width * D)
+            for i in range(width):
+                if j + i < size:
+                    source = view(k, (first + j + i) * lk + head * D, D)
+                    for c in range(D):
+                        panel[c * width + i] = source[c]
+                else:
+                    for c in range(D):
+                        panel[c * width + i] = np.float32(0)
+        at += KEYS * D
+        for j in range(0, wide, PANEL):
+            width = min(PANEL, wide - j)
+            for i in range(size):
+                row = view(packed, at + j * size + i * width, width)
+                inside = min(width, D - j)
+                source = view(v, (first + i) * lv + head * D + j, inside)
+                for c in range(inside):
+                    row[c] = source[c]
+                for c in range(inside, width):
+                    row[c] = np.float32(0)
 
 
 @kernel
-def _attention_tile(tile, scratch, q, packed, out, geometry):  # type: ignore[no-untyped-def]
+def _attention_tiles(tile0, tile1, scratch, q, packed, out, geometry):  # type: ignore[no-untyped-def]
     """One head and QUERIES rows: for each block of keys scores, running maximum, weights, and their product with the values."""
     N, S, C, D, lq, _, _ = geometry
-    across = (N + QUERIES - 1) // QUERIES
-    head, first = tile // across, tile % across * QUERIES
-    M = min(QUERIES, N - first)
-    blocks = (S + KEYS - 1) // KEYS
-    wide = padded_columns(D)
-    table = scratch[: 2 * QUERIES].view(np.int64)
-    at_scores = 2 * QUERIES
-    at_sum = at_scores + QUERIES * KEYS
-    top, total = view(scratch, at_sum, QUERIES), view(scratch, at_sum + QUERIES, QUERIES)
-    at_result = at_sum + 2 * QUERIES
-    scale = np.float32(LOG2E / np.sqrt(np.float64(D)))  # weights are powers of two: e^x = 2^(x log2 e)
-    for m in range(M):
-        top[m], total[m] = _LOWEST, np.float32(0)
-    _clear(view(scratch, at_result, M * wide))
-    for block in range(blocks):
-        size = min(KEYS, S - block * KEYS)
-        keys = (head * blocks + block) * KEYS * (D + wide)
+    for tile in range(tile0, tile1):
+        across = (N + QUERIES - 1) // QUERIES
+        head, first = tile // across, tile % across * QUERIES
+        M = min(QUERIES, N - first)
+        blocks = (S + KEYS - 1) // KEYS
+        wide = padded_columns(D)
+        table = scratch[: 2 * QUERIES].view(np.int64)
+        at_scores = 2 * QUERIES
+        at_sum = at_scores + QUERIES * KEYS
+        top, total = view(scratch, at_sum, QUERIES), view(scratch, at_sum + QUERIES, QUERIES)
+        at_result = at_sum + 2 * QUERIES
+        scale = np.float32(LOG2E / np.sqrt(np.float64(D)))  # weights are powers of two: e^x = 2^(x log2 e)
         for m in range(M):
-            table[m] = (first + m) * lq + head * D
-        gemm(q, 0, table, 0, M, packed, keys, D, 0, scratch, at_scores, KEYS, size, D, False)
+            top[m], total[m] = _LOWEST, np.float32(0)
+        _clear(view(scratch, at_result, M * wide))
+        for block in range(blocks):
+            size = min(KEYS, S - block * KEYS)
+            keys = (head * blocks + block) * KEYS * (D + wide)
+            for m in range(M):
+                table[m] = (first + m) * lq + head * D
+            gemm(q, 0, table, 0, M, packed, keys, D, 0, scratch, at_scores, KEYS, size, D, False)
+            for m in range(M):
+                scores = view(scratch, at_scores + m * KEYS, size)
+                highest = max(top[m], largest_of(scores))
+                if highest > top[m]:
+                    shrink = exp2((top[m] - highest) * scale)
+                    _multiply(view(scratch, at_result + m * wide, wide), shrink)
+                    total[m] *= shrink
+                    top[m] = highest
+                total[m] += _weights(scores, highest, scale)
+                table[m] = at_scores + m * KEYS
+            gemm(scratch, 0, table, 0, M, packed, keys + KEYS * D, size, 0, scratch, at_result, wide, D, size, True)
         for m in range(M):
-            scores = view(scratch, at_scores + m * KEYS, size)
-            highest = max(top[m], largest_of(scores))
-            if highest > top[m]:
-                shrink = exp2((top[m] - highest) * scale)
-                _multiply(view(scratch, at_result + m * wide, wide), shrink)
-                total[m] *= shrink
-                top[m] = highest
-            total[m] += _weights(scores, highest, scale)
-            table[m] = at_scores + m * KEYS
-        gemm(scratch, 0, table, 0, M, packed, keys + KEYS * D, size, 0, scratch, at_result, wide, D, size, True)
-    for m in range(M):
-        target = view(out, (first + m) * C + head * D, D)
-        source = view(scratch, at_result + m * wide, D)
-        one = np.float32(1) / total[m]
-        for i in range(D):
-            target[i] = source[i] * one
+            target = view(out, (first + m) * C + head * D, D)
+            source = view(scratch, at_result + m * wide, D)
+            one = np.float32(1) / total[m]
+            for i in range(D):
+                target[i] = source[i] * one
 
 
 @inline

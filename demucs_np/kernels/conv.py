@@ -91,86 +91,87 @@ def conv_(
     arrays = [_NOTHING if a is None else a.reshape(-1) for a in (skip, before, stats, scale)]
     tiles = -(-B // count) * -(-rows // length)
     scratch = 2 * count * length + area + result
-    pool().run(_conv_tile, tiles, scratch, x.reshape(-1), conv.matrix, conv.bias, gamma, beta, *arrays, out.reshape(-1), geometry)
+    pool().run(_conv_tiles, tiles, scratch, x.reshape(-1), conv.matrix, conv.bias, gamma, beta, *arrays, out.reshape(-1), geometry)
 
 
 @kernel
-def _conv_tile(tile, scratch, x, weights, bias, gamma, beta, skip, before, stats, scale, out, geometry):  # type: ignore[no-untyped-def]
+def _conv_tiles(tile0, tile1, scratch, x, weights, bias, gamma, beta, skip, before, stats, scale, out, geometry):  # type: ignore[no-untyped-def]
     """One tile of `conv_`: gather the input with its halo, then for each chunk of columns bias, product, activation, store."""
     B, L, C, width, stride, pad, taps, dilation, rows, N, count, length, gathered, slot, area, area_of_result, act, limit, crop = geometry
-    across = (rows + length - 1) // length
-    b0, l0 = tile // across * count, tile % across * length
-    b1, l1 = min(B, b0 + count), min(rows, l0 + length)
-    nl = l1 - l0
-    M = (b1 - b0) * nl
-    K = width * C
-    table = scratch[: 2 * count * length].view(np.int64)
-    source, shift = x, 0
-    if gathered:
-        source = scratch
-        shift = 2 * count * length
-        first = max(0, b0 - taps // 2 * dilation)
-        last = min(B, b1 + taps // 2 * dilation)
-        span = (nl - 1) * stride + width
-        for b in range(first, last):
-            _gather(x, skip, b * L, L, C, l0 * stride - pad, span, view(scratch, shift + (b - first) * slot, span * C))
-        start = b0 - first
-    else:
-        start = b0
-    if not gathered:
-        shift = l0 * stride * C
-    m = 0
-    for b in range(start, start + b1 - b0):
-        for i in range(nl):
-            table[m] = shift + b * slot + i * stride * C
-            m += 1
-
-    halves = 2 if act == GLU else 1
-    wide = N // halves
-    padded = padded_columns(N)
-    direct = area_of_result == 0
-    for n in range(0, N, CHUNK):
-        columns = min(CHUNK, N - n)
-        if direct:
-            z, at, ldc = out, b0 * limit + l0 * N + n, N
+    for tile in range(tile0, tile1):
+        across = (rows + length - 1) // length
+        b0, l0 = tile // across * count, tile % across * length
+        b1, l1 = min(B, b0 + count), min(rows, l0 + length)
+        nl = l1 - l0
+        M = (b1 - b0) * nl
+        K = width * C
+        table = scratch[: 2 * count * length].view(np.int64)
+        source, shift = x, 0
+        if gathered:
+            source = scratch
+            shift = 2 * count * length
+            first = max(0, b0 - taps // 2 * dilation)
+            last = min(B, b1 + taps // 2 * dilation)
+            span = (nl - 1) * stride + width
+            for b in range(first, last):
+                _gather(x, skip, b * L, L, C, l0 * stride - pad, span, view(scratch, shift + (b - first) * slot, span * C))
+            start = b0 - first
         else:
-            z, at, ldc = scratch, 2 * count * length + area, padded_columns(columns)
-        _fill(z, at, ldc, M, view(bias, n, columns))
-        for tap in range(taps):
-            db = (tap - taps // 2) * dilation
-            low, high = max(b0, -db), min(b1, B - db)
-            if low < high:
-                m = (low - b0) * nl
-                at_tap = tap * K * padded + n * K
-                gemm(source, db * slot, table, m, (high - low) * nl, weights, at_tap, K, 0, z, at + m * ldc, ldc, columns, K, True)
-        for b in range(b0, b1):
-            for p in range(l0, l1):
-                row = view(z, at, columns)
-                place = p * wide - crop + n // halves
-                low, high = max(0, -place), min(columns // halves, limit - place)
-                place += b * limit
-                if gamma.size:
-                    _normalize(row, stats[2 * p], stats[2 * p + 1], view(gamma, n, columns), view(beta, n, columns))
-                if before.size:
-                    _add(row, view(before, place, columns))
-                if act == GELU:
-                    _gelu(row)
-                elif act == RELU:
-                    _relu(row)
-                if not direct and low < high:
-                    target = view(out, place + low, high - low)
-                    if act == GLU:
-                        half = columns // 2
-                        value, gate = view(row, low, high - low), view(row, half + low, high - low)
-                        if scale.size:
-                            _add_glu(value, gate, view(scale, n // 2 + low, high - low), target)
+            start = b0
+        if not gathered:
+            shift = l0 * stride * C
+        m = 0
+        for b in range(start, start + b1 - b0):
+            for i in range(nl):
+                table[m] = shift + b * slot + i * stride * C
+                m += 1
+
+        halves = 2 if act == GLU else 1
+        wide = N // halves
+        padded = padded_columns(N)
+        direct = area_of_result == 0
+        for n in range(0, N, CHUNK):
+            columns = min(CHUNK, N - n)
+            if direct:
+                z, at, ldc = out, b0 * limit + l0 * N + n, N
+            else:
+                z, at, ldc = scratch, 2 * count * length + area, padded_columns(columns)
+            _fill(z, at, ldc, M, view(bias, n, columns))
+            for tap in range(taps):
+                db = (tap - taps // 2) * dilation
+                low, high = max(b0, -db), min(b1, B - db)
+                if low < high:
+                    m = (low - b0) * nl
+                    at_tap = tap * K * padded + n * K
+                    gemm(source, db * slot, table, m, (high - low) * nl, weights, at_tap, K, 0, z, at + m * ldc, ldc, columns, K, True)
+            for b in range(b0, b1):
+                for p in range(l0, l1):
+                    row = view(z, at, columns)
+                    place = p * wide - crop + n // halves
+                    low, high = max(0, -place), min(columns // halves, limit - place)
+                    place += b * limit
+                    if gamma.size:
+                        _normalize(row, stats[2 * p], stats[2 * p + 1], view(gamma, n, columns), view(beta, n, columns))
+                    if before.size:
+                        _add(row, view(before, place, columns))
+                    if act == GELU:
+                        _gelu(row)
+                    elif act == RELU:
+                        _relu(row)
+                    if not direct and low < high:
+                        target = view(out, place + low, high - low)
+                        if act == GLU:
+                            half = columns // 2
+                            value, gate = view(row, low, high - low), view(row, half + low, high - low)
+                            if scale.size:
+                                _add_glu(value, gate, view(scale, n // 2 + low, high - low), target)
+                            else:
+                                _glu(value, gate, target)
+                        elif scale.size:
+                            _add_scaled(view(row, low, high - low), view(scale, n + low, high - low), target)
                         else:
-                            _glu(value, gate, target)
-                    elif scale.size:
-                        _add_scaled(view(row, low, high - low), view(scale, n + low, high - low), target)
-                    else:
-                        _copy(view(row, low, high - low), target)
-                at += ldc
+                            _copy(view(row, low, high - low), target)
+                    at += ldc
 
 
 @inline

@@ -25,32 +25,33 @@ def feed_forward(y: np.ndarray, widen: Conv, narrow: Conv, scale: np.ndarray, ou
     scratch = 2 * TOKENS + TOKENS * (hidden_pitch + pitch)
     geometry = np.array([N, C, widen.columns, ACTIVATIONS[widen.activation], hidden_pitch, pitch])
     arrays = (y.reshape(-1), widen.matrix, widen.bias, narrow.matrix, narrow.bias, scale, out.reshape(-1))
-    pool().run(_feed_forward_tile, -(-N // TOKENS), scratch, *arrays, geometry)
+    pool().run(_feed_forward_tiles, -(-N // TOKENS), scratch, *arrays, geometry)
 
 
 @kernel
-def _feed_forward_tile(tile, scratch, y, weights1, bias1, weights2, bias2, scale, out, geometry):  # type: ignore[no-untyped-def]
+def _feed_forward_tiles(tile0, tile1, scratch, y, weights1, bias1, weights2, bias2, scale, out, geometry):  # type: ignore[no-untyped-def]
     """TOKENS rows: for each chunk of hidden channels the first product, its activation, and its part of the second product."""
     N, C, hidden, act, hidden_pitch, pitch = geometry
-    first = tile * TOKENS
-    M = min(TOKENS, N - first)
-    table = scratch[: 2 * TOKENS].view(np.int64)
-    at_hidden = 2 * TOKENS
-    at = at_hidden + TOKENS * hidden_pitch
-    _fill(scratch, at, pitch, M, bias2)
-    for n in range(0, hidden, CHUNK):
-        columns = min(CHUNK, hidden - n)
+    for tile in range(tile0, tile1):
+        first = tile * TOKENS
+        M = min(TOKENS, N - first)
+        table = scratch[: 2 * TOKENS].view(np.int64)
+        at_hidden = 2 * TOKENS
+        at = at_hidden + TOKENS * hidden_pitch
+        _fill(scratch, at, pitch, M, bias2)
+        for n in range(0, hidden, CHUNK):
+            columns = min(CHUNK, hidden - n)
+            for m in range(M):
+                table[m] = (first + m) * C
+            _fill(scratch, at_hidden, hidden_pitch, M, view(bias1, n, columns))
+            gemm(y, 0, table, 0, M, weights1, n * C, C, 0, scratch, at_hidden, hidden_pitch, columns, C, True)
+            for m in range(M):
+                table[m] = at_hidden + m * hidden_pitch
+                row = view(scratch, at_hidden + m * hidden_pitch, columns)
+                if act == GELU:
+                    _gelu(row)
+                else:
+                    _relu(row)
+            gemm(scratch, 0, table, 0, M, weights2, 0, hidden, n, scratch, at, pitch, C, columns, True)
         for m in range(M):
-            table[m] = (first + m) * C
-        _fill(scratch, at_hidden, hidden_pitch, M, view(bias1, n, columns))
-        gemm(y, 0, table, 0, M, weights1, n * C, C, 0, scratch, at_hidden, hidden_pitch, columns, C, True)
-        for m in range(M):
-            table[m] = at_hidden + m * hidden_pitch
-            row = view(scratch, at_hidden + m * hidden_pitch, columns)
-            if act == GELU:
-                _gelu(row)
-            else:
-                _relu(row)
-        gemm(scratch, 0, table, 0, M, weights2, 0, hidden, n, scratch, at, pitch, C, columns, True)
-    for m in range(M):
-        _add_scaled(view(scratch, at + m * pitch, C), scale, view(out, (first + m) * C, C))
+            _add_scaled(view(scratch, at + m * pitch, C), scale, view(out, (first + m) * C, C))

@@ -26,6 +26,8 @@ from .._jit import DISABLED, inline
 
 DEPTH = 192  # k block: long enough to hide the store and reload of C, short enough for float32 sums to stay accurate and panels in L1/L2
 
+AHEAD = 64  # rows of the panel fetched into L2 before they are needed: a block of k, and where panels are short the next panel
+
 
 def _host() -> tuple[int, bool]:
     """Vector lanes (float32) and whether the host has fused multiply-add; DEMUCS_NP_LANES=4|8|16 and DEMUCS_NP_FMA=0|1 force them."""
@@ -73,6 +75,15 @@ def _micro_kernel(mr: int, vectors: int) -> Any:
                 fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{LANES}f32")
                 return builder.call(fma, [x, y, z])
 
+            def fetch(pointer: Any) -> None:
+                byte = ir.IntType(8).as_pointer()
+                hint = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
+                prefetch = cgutils.get_or_insert_function(builder.module, hint, "llvm.prefetch.p0i8")
+                builder.call(prefetch, [builder.bitcast(pointer, byte), i32(0), i32(2), i32(1)])  # to read, into L2, data
+
+            def in_panel(k: Any, v: int) -> Any:
+                return vectors_at(pb, builder.add(builder.mul(k, i64(vectors * LANES)), i64(v * LANES)))
+
             pa, pr, pb, pc = data(0, A, a), data(2, rows, r), data(4, B, b), data(6, C, c)
             row = [builder.gep(pa, [builder.load(builder.gep(pr, [i64(m)]))]) for m in range(mr)]
             out = [vectors_at(pc, builder.add(builder.mul(ldc, i64(m)), i64(v * LANES))) for m in range(mr) for v in range(vectors)]
@@ -89,7 +100,9 @@ def _micro_kernel(mr: int, vectors: int) -> Any:
                 phi.add_incoming(zero, before)
             builder.cbranch(builder.icmp_signed("<", k, K), body, done)
             builder.position_at_end(body)
-            panel = [load(vectors_at(pb, builder.add(builder.mul(k, i64(vectors * LANES)), i64(v * LANES)))) for v in range(vectors)]
+            panel = [load(in_panel(k, v)) for v in range(vectors)]
+            for v in range(0, vectors, max(1, 16 // LANES)):  # once for each cache line
+                fetch(in_panel(builder.add(k, i64(AHEAD)), v))
             new = []
             for m in range(mr):
                 scalar = builder.load(builder.gep(row[m], [k]))

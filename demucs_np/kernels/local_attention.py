@@ -31,61 +31,62 @@ def local_attention(x: np.ndarray, heads: int, decays: int, out: np.ndarray) -> 
     wide = int(padded_columns(D))
     scratch = QUERIES * (2 + KEYS + wide + 3) + KEYS * (D + wide)
     tiles = F * heads * -(-T // QUERIES)
-    pool().run(_local_attention_tile, tiles, scratch, x.reshape(-1), out.reshape(-1), np.array([T, F, C, heads, decays]))
+    pool().run(_local_attention_tiles, tiles, scratch, x.reshape(-1), out.reshape(-1), np.array([T, F, C, heads, decays]))
 
 
 @kernel
-def _local_attention_tile(tile, scratch, x, out, geometry):  # type: ignore[no-untyped-def]
+def _local_attention_tiles(tile0, tile1, scratch, x, out, geometry):  # type: ignore[no-untyped-def]
     """QUERIES queries of one head and row: for each block of keys scores, running maximum, weights, and their product with the values."""
     T, F, C, heads, decays = geometry
-    D = C // heads
-    wide = padded_columns(D)
-    across = (T + QUERIES - 1) // QUERIES
-    first = tile % across * QUERIES
-    head, f = tile // across % heads, tile // across // heads
-    M = min(QUERIES, T - first)
-    lx = F * (3 * C + heads * decays)
-    query = f * (3 * C + heads * decays) + head * D
-    table = scratch[: 2 * QUERIES].view(np.int64)
-    at_scores = 2 * QUERIES
-    at_sums = at_scores + QUERIES * KEYS
-    top, total, rate = view(scratch, at_sums, M), view(scratch, at_sums + M, M), view(scratch, at_sums + 2 * M, M)
-    at_result = at_sums + 3 * QUERIES
-    at_keys = at_result + QUERIES * wide
-    at_values = at_keys + KEYS * D
-    scale = np.float32(1 / np.sqrt(np.float64(D)))
-    for m in range(M):
-        logits = f * (3 * C + heads * decays) + 3 * C + head * decays + (first + m) * lx
-        top[m], total[m], rate[m] = _LOWEST, np.float32(0), _rate(view(x, logits, decays))
-    scratch[at_result : at_result + M * wide] = 0
-    for begin in range(0, T, KEYS):
-        size = min(KEYS, T - begin)
-        _pack_keys(x, query + C + begin * lx, lx, size, D, view(scratch, at_keys, KEYS * D))
-        _pack_values(x, query + 2 * C + begin * lx, lx, size, D, wide, view(scratch, at_values, KEYS * wide))
+    for tile in range(tile0, tile1):
+        D = C // heads
+        wide = padded_columns(D)
+        across = (T + QUERIES - 1) // QUERIES
+        first = tile % across * QUERIES
+        head, f = tile // across % heads, tile // across // heads
+        M = min(QUERIES, T - first)
+        lx = F * (3 * C + heads * decays)
+        query = f * (3 * C + heads * decays) + head * D
+        table = scratch[: 2 * QUERIES].view(np.int64)
+        at_scores = 2 * QUERIES
+        at_sums = at_scores + QUERIES * KEYS
+        top, total, rate = view(scratch, at_sums, M), view(scratch, at_sums + M, M), view(scratch, at_sums + 2 * M, M)
+        at_result = at_sums + 3 * QUERIES
+        at_keys = at_result + QUERIES * wide
+        at_values = at_keys + KEYS * D
+        scale = np.float32(1 / np.sqrt(np.float64(D)))
         for m in range(M):
-            table[m] = query + (first + m) * lx
-        gemm(x, 0, table, 0, M, scratch, at_keys, D, 0, scratch, at_scores, KEYS, size, D, False)
+            logits = f * (3 * C + heads * decays) + 3 * C + head * decays + (first + m) * lx
+            top[m], total[m], rate[m] = _LOWEST, np.float32(0), _rate(view(x, logits, decays))
+        scratch[at_result : at_result + M * wide] = 0
+        for begin in range(0, T, KEYS):
+            size = min(KEYS, T - begin)
+            _pack_keys(x, query + C + begin * lx, lx, size, D, view(scratch, at_keys, KEYS * D))
+            _pack_values(x, query + 2 * C + begin * lx, lx, size, D, wide, view(scratch, at_values, KEYS * wide))
+            for m in range(M):
+                table[m] = query + (first + m) * lx
+            gemm(x, 0, table, 0, M, scratch, at_keys, D, 0, scratch, at_scores, KEYS, size, D, False)
+            for m in range(M):
+                scores = view(scratch, at_scores + m * KEYS, size)
+                here = first + m - begin  # the query's own place among the keys
+                _fade(scores, scale, rate[m], here)
+                if 0 <= here < size:
+                    scores[here] = _ITSELF
+                highest = max(top[m], largest_of(scores))
+                if highest > top[m]:
+                    shrink = exp(top[m] - highest)
+                    _multiply(view(scratch, at_result + m * wide, wide), shrink)
+                    total[m] *= shrink
+                    top[m] = highest
+                total[m] += _weights(scores, highest)
+                table[m] = at_scores + m * KEYS
+            gemm(scratch, 0, table, 0, M, scratch, at_values, size, 0, scratch, at_result, wide, D, size, True)
         for m in range(M):
-            scores = view(scratch, at_scores + m * KEYS, size)
-            here = first + m - begin  # the query's own place among the keys
-            _fade(scores, scale, rate[m], here)
-            if 0 <= here < size:
-                scores[here] = _ITSELF
-            highest = max(top[m], largest_of(scores))
-            if highest > top[m]:
-                shrink = exp(top[m] - highest)
-                _multiply(view(scratch, at_result + m * wide, wide), shrink)
-                total[m] *= shrink
-                top[m] = highest
-            total[m] += _weights(scores, highest)
-            table[m] = at_scores + m * KEYS
-        gemm(scratch, 0, table, 0, M, scratch, at_values, size, 0, scratch, at_result, wide, D, size, True)
-    for m in range(M):
-        start = ((first + m) * F + f) * C + head * D
-        target, source = view(out, start, D), view(scratch, at_result + m * wide, D)
-        one = np.float32(1) / total[m]
-        for i in range(D):
-            target[i] = source[i] * one
+            start = ((first + m) * F + f) * C + head * D
+            target, source = view(out, start, D), view(scratch, at_result + m * wide, D)
+            one = np.float32(1) / total[m]
+            for i in range(D):
+                target[i] = source[i] * one
 
 
 @exact

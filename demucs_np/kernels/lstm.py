@@ -33,37 +33,38 @@ def lstm(gates: np.ndarray, recurrent: np.ndarray, first: np.ndarray, step: int,
     count = -(-R // groups)
     scratch = 2 * count + count * (int(padded_columns(4 * H)) + H)
     geometry = np.array([steps, R, H, step, count])
-    pool().run(_lstm_tile, 2 * -(-R // count), scratch, gates.reshape(-1), recurrent, first.astype(np.int64), out.reshape(-1), geometry)
+    pool().run(_lstm_tiles, 2 * -(-R // count), scratch, gates.reshape(-1), recurrent, first.astype(np.int64), out.reshape(-1), geometry)
 
 
 @kernel
-def _lstm_tile(tile, scratch, gates, recurrent, first, out, geometry):  # type: ignore[no-untyped-def]
+def _lstm_tiles(tile0, tile1, scratch, gates, recurrent, first, out, geometry):  # type: ignore[no-untyped-def]
     """One direction of `count` sequences, over all steps. States are read where they are written, in `out`."""
     steps, R, H, step, count = geometry
-    direction, begin = tile % 2, tile // 2 * count
-    M = min(R, begin + count) - begin
-    N = 4 * H
-    ldc = padded_columns(N)
-    weights = recurrent[direction]
-    table = scratch[: 2 * count].view(np.int64)
-    at = 2 * count
-    cells = view(scratch, at + count * ldc, count * H)
-    cells[:] = 0
-    scratch[at : at + count * ldc] = 0  # with the columns that only fill up the last vector
-    for s in range(steps):
-        t = s if direction == 0 else steps - 1 - s
-        for m in range(M):
-            start = (first[begin + m] + t * step) * 2 * N + direction * N
-            _copy(view(gates, start, N), view(scratch, at + m * ldc, N))
-        if s > 0:
-            before = t - 1 if direction == 0 else t + 1
+    for tile in range(tile0, tile1):
+        direction, begin = tile % 2, tile // 2 * count
+        M = min(R, begin + count) - begin
+        N = 4 * H
+        ldc = padded_columns(N)
+        weights = recurrent[direction]
+        table = scratch[: 2 * count].view(np.int64)
+        at = 2 * count
+        cells = view(scratch, at + count * ldc, count * H)
+        cells[:] = 0
+        scratch[at : at + count * ldc] = 0  # with the columns that only fill up the last vector
+        for s in range(steps):
+            t = s if direction == 0 else steps - 1 - s
             for m in range(M):
-                table[m] = (before * R + begin + m) * 2 * H + direction * H
-            gemm(out, 0, table, 0, M, weights, 0, H, 0, scratch, at, ldc, N, H, True)
-        for m in range(M):
-            z = at + m * ldc
-            i, f, g, o = view(scratch, z, H), view(scratch, z + H, H), view(scratch, z + 2 * H, H), view(scratch, z + 3 * H, H)
-            _cell(i, f, g, o, view(cells, m * H, H), view(out, (t * R + begin + m) * 2 * H + direction * H, H))
+                start = (first[begin + m] + t * step) * 2 * N + direction * N
+                _copy(view(gates, start, N), view(scratch, at + m * ldc, N))
+            if s > 0:
+                before = t - 1 if direction == 0 else t + 1
+                for m in range(M):
+                    table[m] = (before * R + begin + m) * 2 * H + direction * H
+                gemm(out, 0, table, 0, M, weights, 0, H, 0, scratch, at, ldc, N, H, True)
+            for m in range(M):
+                z = at + m * ldc
+                i, f, g, o = view(scratch, z, H), view(scratch, z + H, H), view(scratch, z + 2 * H, H), view(scratch, z + 3 * H, H)
+                _cell(i, f, g, o, view(cells, m * H, H), view(out, (t * R + begin + m) * 2 * H + direction * H, H))
 
 
 @inline

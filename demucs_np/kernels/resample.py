@@ -42,30 +42,42 @@ def taps(old: int, new: int) -> np.ndarray:
 
 
 @kernel
-def _resample_tile(
-    tile: int, scratch: Any, x: Any, table: Any, old: int, new: int, first: int, base: int, tiles_per_channel: int, length: int, out: Any
+def _resample_tiles(
+    tile0: int,
+    tile1: int,
+    scratch: Any,
+    x: Any,
+    table: Any,
+    old: int,
+    new: int,
+    first: int,
+    base: int,
+    tiles_per_channel: int,
+    length: int,
+    out: Any,
 ) -> None:
     """out[c, n - first] = sum_k table[n % new, k] * x[c, n * old // new - base + k], summed in float64."""
-    channel = tile // tiles_per_channel
-    start = (tile % tiles_per_channel) * length
-    signal = x[channel]
-    target = out[channel]
-    width = table.shape[1]
-    for i in range(start, min(start + length, target.size)):
-        n = first + i
-        row = table[n % new]
-        begin = n * old // new - base
-        window = signal[begin : begin + width]
-        total = 0.0
-        for k in range(width):
-            total += np.float64(row[k]) * np.float64(window[k])
-        target[i] = np.float32(total)
+    for tile in range(tile0, tile1):
+        channel = tile // tiles_per_channel
+        start = (tile % tiles_per_channel) * length
+        signal = x[channel]
+        target = out[channel]
+        width = table.shape[1]
+        for i in range(start, min(start + length, target.size)):
+            n = first + i
+            row = table[n % new]
+            begin = n * old // new - base
+            window = signal[begin : begin + width]
+            total = 0.0
+            for k in range(width):
+                total += np.float64(row[k]) * np.float64(window[k])
+            target[i] = np.float32(total)
 
 
 def _filter(x: np.ndarray, table: np.ndarray, old: int, new: int, first: int, base: int, out: np.ndarray) -> None:
     """Outputs `first ...` of the signal whose padded sample `base` is `x[:, 0]`, by the compiled kernel."""
     per_channel = -(-out.shape[1] // TILE)
-    tiles.pool().run(_resample_tile, out.shape[0] * per_channel, 0, x, table, old, new, first, base, per_channel, TILE, out)
+    tiles.pool().run(_resample_tiles, out.shape[0] * per_channel, 0, x, table, old, new, first, base, per_channel, TILE, out)
 
 
 def _filter_reference(x: np.ndarray, table: np.ndarray, old: int, new: int, first: int, base: int, out: np.ndarray) -> None:

@@ -69,36 +69,37 @@ def stft(x: np.ndarray, n_fft: int, hop: int, frames: int, out: np.ndarray) -> N
     channels, samples = x.shape
     blocks = -(-frames // FRAMES)
     pool().run(
-        _stft_tile, channels * blocks, 2 * n_fft * FRAMES, x.reshape(-1), hann(n_fft), twiddles(n_fft), out.reshape(-1),
+        _stft_tiles, channels * blocks, 2 * n_fft * FRAMES, x.reshape(-1), hann(n_fft), twiddles(n_fft), out.reshape(-1),
         np.array([channels, samples, n_fft, hop, frames]),
     )  # fmt: skip
 
 
 @kernel
-def _stft_tile(tile, scratch, x, window, twiddle, out, geometry):  # type: ignore[no-untyped-def]
+def _stft_tiles(tile0, tile1, scratch, x, window, twiddle, out, geometry):  # type: ignore[no-untyped-def]
     channels, samples, n_fft, hop, frames = geometry
-    channel, first = tile % channels, tile // channels * FRAMES
-    count = min(FRAMES, frames - first)
-    n = n_fft // 2
-    for f in range(FRAMES):
-        start = channel * samples + (first + min(f, count - 1)) * hop
-        frame = x[start : start + n_fft]
-        for i in range(n):  # neighbouring samples as one complex number: a real transform of 2n is a complex one of n
-            scratch[i * FRAMES + f] = frame[2 * i] * window[2 * i]
-            scratch[(n + i) * FRAMES + f] = frame[2 * i + 1] * window[2 * i + 1]
-    cosine, sine = twiddle[0], twiddle[1]
-    at = _fft(scratch, 0, 2 * n * FRAMES, n, FRAMES, cosine, sine)
-    half = np.float32(0.5 / np.sqrt(np.float64(n_fft)))
-    for k in range(n):
-        mirror = (n - k) % n
-        c, s = cosine[k], sine[k]
-        for f in range(count):
-            ar, ai = scratch[at + k * FRAMES + f], scratch[at + (n + k) * FRAMES + f]
-            br, bi = scratch[at + mirror * FRAMES + f], scratch[at + (n + mirror) * FRAMES + f]
-            er, ei, dr, di = ar + br, ai - bi, ar - br, ai + bi  # spectrum of the even samples, and i times that of the odd ones
-            target = ((first + f) * n + k) * 2 * channels + 2 * channel
-            out[target] = (er + di * c - dr * s) * half
-            out[target + 1] = (ei - dr * c - di * s) * half
+    for tile in range(tile0, tile1):
+        channel, first = tile % channels, tile // channels * FRAMES
+        count = min(FRAMES, frames - first)
+        n = n_fft // 2
+        for f in range(FRAMES):
+            start = channel * samples + (first + min(f, count - 1)) * hop
+            frame = x[start : start + n_fft]
+            for i in range(n):  # neighbouring samples as one complex number: a real transform of 2n is a complex one of n
+                scratch[i * FRAMES + f] = frame[2 * i] * window[2 * i]
+                scratch[(n + i) * FRAMES + f] = frame[2 * i + 1] * window[2 * i + 1]
+        cosine, sine = twiddle[0], twiddle[1]
+        at = _fft(scratch, 0, 2 * n * FRAMES, n, FRAMES, cosine, sine)
+        half = np.float32(0.5 / np.sqrt(np.float64(n_fft)))
+        for k in range(n):
+            mirror = (n - k) % n
+            c, s = cosine[k], sine[k]
+            for f in range(count):
+                ar, ai = scratch[at + k * FRAMES + f], scratch[at + (n + k) * FRAMES + f]
+                br, bi = scratch[at + mirror * FRAMES + f], scratch[at + (n + mirror) * FRAMES + f]
+                er, ei, dr, di = ar + br, ai - bi, ar - br, ai + bi  # spectrum of the even samples, and i times that of the odd ones
+                target = ((first + f) * n + k) * 2 * channels + 2 * channel
+                out[target] = (er + di * c - dr * s) * half
+                out[target + 1] = (ei - dr * c - di * s) * half
 
 
 def istft(
@@ -126,7 +127,7 @@ def istft(
     hops = -(-samples // hop)
     block = (HOPS + overlap) * hop * signals
     pool().run(
-        _istft_tile, -(-hops // HOPS), block + 4 * bins * signals, z.reshape(-1), hann(n_fft), twiddles(n_fft), envelope,
+        _istft_tiles, -(-hops // HOPS), block + 4 * bins * signals, z.reshape(-1), hann(n_fft), twiddles(n_fft), envelope,
         np.empty(0, np.float32) if time is None else time.reshape(-1), out.reshape(-1),
         np.array([frames, n_fft, hop, offset, signals, samples]),
         np.array([scale, shift, time_scale, time_shift], np.float32),
@@ -134,51 +135,52 @@ def istft(
 
 
 @kernel
-def _istft_tile(tile, scratch, z, window, twiddle, envelope, time, out, geometry, affine):  # type: ignore[no-untyped-def]
+def _istft_tiles(tile0, tile1, scratch, z, window, twiddle, envelope, time, out, geometry, affine):  # type: ignore[no-untyped-def]
     """HOPS hops of output of all signals: every frame that reaches them, overlapped and added in `scratch`."""
     frames, n_fft, hop, offset, signals, samples = geometry
     scale, shift, time_scale, time_shift = affine
-    n = n_fft // 2
-    first, last = tile * HOPS * hop, min(samples, (tile + 1) * HOPS * hop)
-    total = scratch[: (last - first) * signals]
-    for i in range(total.size):
-        total[i] = np.float32(0)
-    work = (HOPS + n_fft // hop) * hop * signals
-    cosine, sine = twiddle[0], twiddle[1]
-    one = np.float32(1 / np.sqrt(np.float64(n_fft)))  # 1/n_fft of the inverse, times sqrt(n_fft) of the normalised forward
-    for frame in range(max(0, (first - offset - n_fft) // hop), min(frames, (last - offset - 1) // hop + 1)):
-        begin = frame * hop + offset
-        low, high = max(first, begin), min(last, begin + n_fft)
-        if low >= high:
-            continue
-        for k in range(n):
-            mirror = n - k
-            c, s = cosine[k], sine[k]
+    for tile in range(tile0, tile1):
+        n = n_fft // 2
+        first, last = tile * HOPS * hop, min(samples, (tile + 1) * HOPS * hop)
+        total = scratch[: (last - first) * signals]
+        for i in range(total.size):
+            total[i] = np.float32(0)
+        work = (HOPS + n_fft // hop) * hop * signals
+        cosine, sine = twiddle[0], twiddle[1]
+        one = np.float32(1 / np.sqrt(np.float64(n_fft)))  # 1/n_fft of the inverse, times sqrt(n_fft) of the normalised forward
+        for frame in range(max(0, (first - offset - n_fft) // hop), min(frames, (last - offset - 1) // hop + 1)):
+            begin = frame * hop + offset
+            low, high = max(first, begin), min(last, begin + n_fft)
+            if low >= high:
+                continue
+            for k in range(n):
+                mirror = n - k
+                c, s = cosine[k], sine[k]
+                for i in range(signals):
+                    # the complex spectrum of (even + i odd) samples; real and imaginary parts exchanged, the forward FFT inverts it
+                    at = (frame * n + k) * 2 * signals + 2 * i
+                    ar, ai = z[at] * scale + shift, z[at + 1] * scale + shift
+                    br, bi = np.float32(0), np.float32(0)
+                    if k == 0:
+                        ai = np.float32(0)
+                    else:
+                        at = (frame * n + mirror) * 2 * signals + 2 * i
+                        br, bi = z[at] * scale + shift, z[at + 1] * scale + shift
+                    er, ei, dr, di = ar + br, ai - bi, ar - br, ai + bi
+                    scratch[work + (n + k) * signals + i] = er - dr * s - di * c
+                    scratch[work + k * signals + i] = ei + dr * c - di * s
+            at = _fft(scratch, work, work + 2 * n * signals, n, signals, cosine, sine)
+            for position in range(low, high):
+                p = position - begin
+                w = window[p] * one
+                source = view(scratch, at + (p // 2 + (n if p % 2 == 0 else 0)) * signals, signals)
+                target = view(total, (position - first) * signals, signals)
+                for i in range(signals):
+                    target[i] += source[i] * w
+        for position in range(first, last):
+            e = envelope[position]
             for i in range(signals):
-                # the complex spectrum of (even + i odd) samples, with real and imaginary parts exchanged: the forward FFT then inverts it
-                at = (frame * n + k) * 2 * signals + 2 * i
-                ar, ai = z[at] * scale + shift, z[at + 1] * scale + shift
-                br, bi = np.float32(0), np.float32(0)
-                if k == 0:
-                    ai = np.float32(0)
-                else:
-                    at = (frame * n + mirror) * 2 * signals + 2 * i
-                    br, bi = z[at] * scale + shift, z[at + 1] * scale + shift
-                er, ei, dr, di = ar + br, ai - bi, ar - br, ai + bi
-                scratch[work + (n + k) * signals + i] = er - dr * s - di * c
-                scratch[work + k * signals + i] = ei + dr * c - di * s
-        at = _fft(scratch, work, work + 2 * n * signals, n, signals, cosine, sine)
-        for position in range(low, high):
-            p = position - begin
-            w = window[p] * one
-            source = view(scratch, at + (p // 2 + (n if p % 2 == 0 else 0)) * signals, signals)
-            target = view(total, (position - first) * signals, signals)
-            for i in range(signals):
-                target[i] += source[i] * w
-    for position in range(first, last):
-        e = envelope[position]
-        for i in range(signals):
-            value = total[(position - first) * signals + i] * e
-            if time.size:
-                value += time[position * signals + i] * time_scale + time_shift
-            out[i * samples + position] = value
+                value = total[(position - first) * signals + i] * e
+                if time.size:
+                    value += time[position * signals + i] * time_scale + time_shift
+                out[i * samples + position] = value

@@ -1,13 +1,13 @@
 """The one scheduler: an operation is a fixed number of tiles, and threads take the next tile until none is left.
 
 The number and the bounds of tiles follow from shapes alone, never from the number of threads, and every tile writes its
-own part of the output: the bits are the same for any number of threads. A tile is one serial `nogil` kernel call.
+own part of the output: the bits are the same for any number of threads. A kernel is a serial `nogil` call for a range of tiles.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
+import functools
 import os
 import queue
 import threading
@@ -22,6 +22,23 @@ def default_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
+
+
+LONGEST = 32  # tiles in a range: Ctrl-C is heard between ranges
+
+
+@functools.lru_cache(maxsize=1024)
+def shares(tiles: int, threads: int) -> tuple[tuple[int, int], ...]:
+    """Ranges of tiles for the threads to take in turn: each half of an even share of what is left, so that all end together.
+
+    A call for each tile would take some microseconds under the GIL, which many threads wait for.
+    """
+    ranges, at = [], 0
+    while at < tiles:
+        end = at + max(1, min(LONGEST, (tiles - at) // (2 * threads)))
+        ranges.append((at, end))
+        at = end
+    return tuple(ranges)
 
 
 class Pool:
@@ -40,23 +57,24 @@ class Pool:
             job()
 
     def run(self, kernel: Callable[..., Any], tiles: int, scratch: int, *args: Any) -> None:
-        """Call `kernel(tile, scratch, *args)` for every tile, `scratch` being a private float32 buffer of that many elements.
+        """Call `kernel(tile0, tile1, scratch, *args)` for ranges of tiles that make up 0 ... tiles; each thread has a `scratch` of its own,
+        float32, of at least that many elements.
 
-        An exception in any tile, Ctrl-C included, stops all threads after the tile they are in and is raised here.
+        An exception in any range, Ctrl-C included, stops all threads after the range they are in and is raised here.
         """
         with self._lock:  # one operation at a time: the scratch buffers are shared
-            counter = itertools.count()
             failures: list[BaseException] = []
             finished: list[int] = []
             workers = min(self.threads, tiles)
+            ranges = iter(shares(tiles, workers))
             done = threading.Semaphore(0)
 
             def take(worker: int) -> None:
                 if self._scratch[worker].size < scratch:
                     self._scratch[worker] = np.empty(scratch, np.float32)
                 buffer = self._scratch[worker]
-                while not failures and (tile := next(counter)) < tiles:
-                    kernel(tile, buffer, *args)
+                while not failures and (tile := next(ranges, None)):
+                    kernel(*tile, buffer, *args)
 
             def guarded(worker: int) -> None:
                 try:

@@ -35,7 +35,7 @@ def wiener(z: np.ndarray, m: np.ndarray, iterations: int, residual: bool, out: n
     complexes = WINDOW * C * (estimated + 1) + 4 * estimated
     scratch = 4 * complexes + 2 * (WINDOW + 1) * estimated
     tiles = scale.size * -(-F // BINS)
-    pool().run(_wiener_tile, tiles, scratch, z.reshape(-1), m.reshape(-1), scale, out.reshape(-1), geometry)
+    pool().run(_wiener_tiles, tiles, scratch, z.reshape(-1), m.reshape(-1), scale, out.reshape(-1), geometry)
 
 
 def _scale(window: np.ndarray) -> float:
@@ -45,46 +45,47 @@ def _scale(window: np.ndarray) -> float:
 
 
 @kernel
-def _wiener_tile(tile, scratch, z, m, scale, out, geometry):  # type: ignore[no-untyped-def]
+def _wiener_tiles(tile0, tile1, scratch, z, m, scale, out, geometry):  # type: ignore[no-untyped-def]
     """BINS bins of one window: the mixture's phase at the given magnitudes, and from there the iterations."""
     T, F, C, S, estimated, iterations = geometry
-    blocks = (F + BINS - 1) // BINS
-    window, block = tile // blocks, tile % blocks
-    first = window * WINDOW
-    frames = min(WINDOW, T - first)
-    divisor = scale[window] if iterations else 1.0
-    complexes = WINDOW * C * (estimated + 1) + 4 * estimated
-    values = scratch[: 4 * complexes].view(np.complex128)
-    x = values[: WINDOW * C]  # [t, C]
-    y = values[WINDOW * C : WINDOW * C * (estimated + 1)]  # [t, j, C]
-    R = values[WINDOW * C * (estimated + 1) :]  # [j, 2, 2]
-    v = scratch[4 * complexes : 4 * complexes + 2 * (WINDOW + 1) * estimated].view(np.float64)  # [t, j], and the sums over t
-    for f in range(block * BINS, min(F, (block + 1) * BINS)):
-        for t in range(frames):
-            at = ((first + t) * F + f) * C
-            for c in range(C):
-                real, imaginary = np.float64(z[2 * (at + c)]), np.float64(z[2 * (at + c) + 1])
-                if real == 0 and imaginary == 0:
-                    real = np.float64(1)
-                mixed = complex(real, imaginary) / divisor
-                phase = complex(real, imaginary) / np.sqrt(real * real + imaginary * imaginary)
-                rest = mixed
-                for j in range(S):
-                    value = m[at * S + j * C + c] * phase / divisor
-                    y[(t * estimated + j) * C + c] = value
-                    rest -= value
-                if estimated > S:
-                    y[(t * estimated + S) * C + c] = rest
-                x[t * C + c] = mixed
-        for _ in range(iterations):
-            _covariances(y, frames, C, estimated, v, R)
-            _filter(x, frames, C, estimated, v, R, y)
-        for t in range(frames):
-            at = ((first + t) * F + f) * C * S
-            for i in range(S * C):
-                value = y[t * estimated * C + i] * divisor
-                out[2 * (at + i)] = value.real
-                out[2 * (at + i) + 1] = value.imag
+    for tile in range(tile0, tile1):
+        blocks = (F + BINS - 1) // BINS
+        window, block = tile // blocks, tile % blocks
+        first = window * WINDOW
+        frames = min(WINDOW, T - first)
+        divisor = scale[window] if iterations else 1.0
+        complexes = WINDOW * C * (estimated + 1) + 4 * estimated
+        values = scratch[: 4 * complexes].view(np.complex128)
+        x = values[: WINDOW * C]  # [t, C]
+        y = values[WINDOW * C : WINDOW * C * (estimated + 1)]  # [t, j, C]
+        R = values[WINDOW * C * (estimated + 1) :]  # [j, 2, 2]
+        v = scratch[4 * complexes : 4 * complexes + 2 * (WINDOW + 1) * estimated].view(np.float64)  # [t, j], and the sums over t
+        for f in range(block * BINS, min(F, (block + 1) * BINS)):
+            for t in range(frames):
+                at = ((first + t) * F + f) * C
+                for c in range(C):
+                    real, imaginary = np.float64(z[2 * (at + c)]), np.float64(z[2 * (at + c) + 1])
+                    if real == 0 and imaginary == 0:
+                        real = np.float64(1)
+                    mixed = complex(real, imaginary) / divisor
+                    phase = complex(real, imaginary) / np.sqrt(real * real + imaginary * imaginary)
+                    rest = mixed
+                    for j in range(S):
+                        value = m[at * S + j * C + c] * phase / divisor
+                        y[(t * estimated + j) * C + c] = value
+                        rest -= value
+                    if estimated > S:
+                        y[(t * estimated + S) * C + c] = rest
+                    x[t * C + c] = mixed
+            for _ in range(iterations):
+                _covariances(y, frames, C, estimated, v, R)
+                _filter(x, frames, C, estimated, v, R, y)
+            for t in range(frames):
+                at = ((first + t) * F + f) * C * S
+                for i in range(S * C):
+                    value = y[t * estimated * C + i] * divisor
+                    out[2 * (at + i)] = value.real
+                    out[2 * (at + i) + 1] = value.imag
 
 
 @inline

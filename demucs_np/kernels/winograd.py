@@ -68,10 +68,10 @@ def conv3(x: np.ndarray, conv: Conv, out: np.ndarray, *, skip: np.ndarray | None
     tiles = -(-B // (step * count)) * -(-L // (2 * length))
     number = count * length
     gathered = (step * count + conv.taps - 1) * (2 * length + 2) * C
-    scratch = 2 * number + gathered + 4 * (conv.taps + 1 if conv.taps == 3 else 1) * number * (C + COLUMNS)
+    scratch = 2 * number + gathered + 4 * step**2 * number * (C + COLUMNS)
     geometry = np.array([B, L, C, conv.taps, conv.columns, count, length, conv.activation == "glu"])
     skipped = _NOTHING if skip is None else skip.reshape(-1)
-    pool().run(_winograd_tile, tiles, scratch, x.reshape(-1), conv.matrix, conv.bias, skipped, out.reshape(-1), geometry)
+    pool().run(_winograd_tiles, tiles, scratch, x.reshape(-1), conv.matrix, conv.bias, skipped, out.reshape(-1), geometry)
 
 
 def _load(builder: Any, base: Any, offset: Any) -> Any:
@@ -95,7 +95,7 @@ def _transform(rows: int, weave: Any) -> Any:
         signature = types.void(x, n, n, n, bias, out, n, n, n)
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            x, at, row, column, bias, out, to, step, size = args
+            _, at, row, column, _, _, to, step, size = args
             i64 = ir.IntType(64)
             data, added, result = (context.make_array(sig.args[i])(context, builder, args[i]).data for i in (0, 4, 5))
             before = builder.block
@@ -159,7 +159,7 @@ def _outputs(builder: Any, m: Any, bias: Any) -> Any:
 
 def _plain(rows: int, inputs: bool) -> Any:
     """The same in Python, for NUMBA_DISABLE_JIT=1."""
-    matrix = np.zeros((4, 4), np.float32) if inputs else np.float32([[1, 1, 1, 0], [0, 1, -1, -1]])
+    matrix = np.zeros((4, 4), np.float32) if inputs else np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
     if inputs:
         for i, (a, b, sign) in enumerate(INPUTS):
             matrix[i, a], matrix[i, b] = 1, sign
@@ -181,54 +181,52 @@ else:
 
 
 @kernel
-def _winograd_tile(tile, scratch, x, weights, bias, skip, out, geometry):  # type: ignore[no-untyped-def]
+def _winograd_tiles(tile0, tile1, scratch, x, weights, bias, skip, out, geometry):  # type: ignore[no-untyped-def]
     """One tile of `conv3`: gather and transform the input; for each chunk of columns 4 or 16 products, outputs, activation, store."""
     B, L, C, taps, N, count, length, glu = geometry
     step, products = (2, 16) if taps == 3 else (1, 4)
-    across = (L + 2 * length - 1) // (2 * length)
-    b0, l0 = tile // across * step * count, tile % across * 2 * length
-    nb = min(count, (B - b0 + step - 1) // step)
-    nl = min(length, (L - l0 + 1) // 2)
-    P = nb * nl
-    table = scratch[: 2 * P].view(np.int64)
-    row = (2 * nl + 2) * C
-    at_inputs = 2 * count * length + (step * count + taps - 1) * (2 * length + 2) * C
-    at_products = at_inputs + products * count * length * C
+    outputs = N // 2 if glu else N
     reach = taps // 2
-    for i in range(step * nb + 2 * reach):
-        b = b0 + i - reach
-        inside = 0 <= b < B
-        _gather(x, skip, b * L if inside else 0, L if inside else 0, C, l0 - 1, 2 * nl + 2, view(scratch, 2 * count * length + i * row, row))
-    for i in range(nb):
-        for j in range(nl):
-            p = i * nl + j
-            at = 2 * count * length + step * i * row + 2 * j * C
+    across = (L + 2 * length - 1) // (2 * length)
+    at_gathered = 2 * count * length
+    at_inputs = at_gathered + (step * count + 2 * reach) * (2 * length + 2) * C
+    at_products = at_inputs + products * count * length * C
+    for tile in range(tile0, tile1):
+        b0, l0 = tile // across * step * count, tile % across * 2 * length
+        nb = min(count, (B - b0 + step - 1) // step)
+        nl = min(length, (L - l0 + 1) // 2)
+        P = nb * nl
+        table = scratch[: 2 * P].view(np.int64)
+        row = (2 * nl + 2) * C
+        for i in range(step * nb + 2 * reach):
+            b = b0 + i - reach
+            positions = L if 0 <= b < B else 0
+            _gather(x, skip, b * positions, positions, C, l0 - 1, 2 * nl + 2, view(scratch, at_gathered + i * row, row))
+        for p in range(P):
             table[p] = at_inputs + p * C
+            at = at_gathered + step * (p // nl) * row + 2 * (p % nl) * C
             if taps == 3:
                 _inputs4(scratch, at, row, C, bias, scratch, at_inputs + p * C, P * C, C)
             else:
                 _inputs1(scratch, at, row, C, bias, scratch, at_inputs + p * C, P * C, C)
-    outputs = N // 2 if glu else N
-    for n in range(0, N, COLUMNS):
-        columns = min(COLUMNS, N - n)
-        size = P * columns
-        for k in range(products):
-            at = at_products + k * size
-            gemm(scratch, k * P * C, table, 0, P, weights, k * N * C + n * C, C, 0, scratch, at, columns, columns, C, False)
-        added = view(bias, n, columns)
-        for p in range(P):
-            at = at_products + p * columns
-            if taps == 3:
-                _outputs4(scratch, at, 4 * size, size, added, scratch, at, size, columns)
-            else:
-                _outputs1(scratch, at, 4 * size, size, added, scratch, at, size, columns)
-            for i in range(step):
-                for j in range(2):
-                    b, l = b0 + step * (p // nl) + i, l0 + 2 * (p % nl) + j
-                    if b < B and l < L:
-                        z = at + (2 * i + j) * size
+        for n in range(0, N, COLUMNS):
+            columns = min(COLUMNS, N - n)
+            size = P * columns
+            for k in range(products):
+                at = at_products + k * size
+                gemm(scratch, k * P * C, table, 0, P, weights, (k * N + n) * C, C, 0, scratch, at, columns, columns, C, False)
+            for p in range(P):
+                at = at_products + p * columns
+                if taps == 3:
+                    _outputs4(scratch, at, 4 * size, size, view(bias, n, columns), scratch, at, size, columns)
+                else:
+                    _outputs1(scratch, at, 4 * size, size, view(bias, n, columns), scratch, at, size, columns)
+                for k in range(2 * step):  # the results lie where the first products were
+                    b, position = b0 + step * (p // nl) + k // 2, l0 + 2 * (p % nl) + k % 2
+                    if b < B and position < L:
+                        place, z = (b * L + position) * outputs, at + k * size
                         if glu:
                             half = columns // 2
-                            _glu(view(scratch, z, half), view(scratch, z + half, half), view(out, (b * L + l) * outputs + n // 2, half))
+                            _glu(view(scratch, z, half), view(scratch, z + half, half), view(out, place + n // 2, half))
                         else:
-                            _copy(view(scratch, z, columns), view(out, (b * L + l) * outputs + n, columns))
+                            _copy(view(scratch, z, columns), view(out, place + n, columns))
