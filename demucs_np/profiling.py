@@ -283,7 +283,7 @@ def _conv_label(layer: Conv) -> str:
     else:
         text = f"{layer.width}x{layer.taps} conv {into}"
     text += f", stride {layer.stride}" if layer.stride > 1 else ""
-    text += ", norm" if layer.norm else ""
+    text += ", norm" if layer.norm or layer.projection else ""
     return text + (f", {layer.activation}" if layer.activation != "none" else "")
 
 

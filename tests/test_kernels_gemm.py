@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from kernel_checks import UNIT, assert_within, noise, varied
 
 from demucs_np._jit import DISABLED, kernel
-from demucs_np.kernels.gemm import DEPTH, LANES, PANEL, ROWS, gemm, pack, padded_columns
+from demucs_np.kernels.gemm import DEPTH, HALF, LANES, PANEL, ROWS, gemm, pack, padded_columns
 
 
 @kernel
@@ -46,7 +46,7 @@ def check(A, rows, matrix, *, top=0, depth=None, accumulate=False, a=0, b=0, c=0
     assert np.array_equal(A, before)
 
 
-@pytest.mark.parametrize("N", [1, LANES - 1, LANES, LANES + 1, PANEL - 1, PANEL, PANEL + 1, 3 * PANEL - 1, 2 * PANEL + LANES])
+@pytest.mark.parametrize("N", [1, HALF, HALF + 1, LANES - 1, LANES, LANES + 1, LANES + HALF, PANEL - 1, PANEL, PANEL + 1, 3 * PANEL - 1, 2 * PANEL + LANES])
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_every_remainder_of_rows(N, accumulate):
     matrix = noise(5, N)
@@ -110,12 +110,16 @@ def test_a_number_does_not_depend_on_its_place():
 
 
 def test_pack_keeps_every_number_and_fills_with_zeros():
-    matrix = noise(7, PANEL + LANES // 2)
+    matrix = noise(7, PANEL + LANES + 1)
     packed = pack(matrix)
     assert packed.dtype == np.float32
     assert packed.flags.c_contiguous
-    first, second = packed[: 7 * PANEL].reshape(7, PANEL), packed[7 * PANEL :].reshape(7, LANES)
-    assert np.array_equal(first, matrix[:, :PANEL])
-    assert np.array_equal(second[:, : LANES // 2], matrix[:, PANEL:])
-    assert not np.any(second[:, LANES // 2 :])
-    assert [int(padded_columns(n)) for n in (1, LANES, LANES + 1)] == [LANES, LANES, 2 * LANES]
+    at, parts = 0, []
+    for width in (PANEL, LANES, HALF):
+        parts.append(packed[7 * at : 7 * (at + width)].reshape(7, width))
+        at += width
+    assert packed.size == 7 * at
+    unpacked = np.concatenate(parts, axis=1)
+    assert np.array_equal(unpacked[:, : matrix.shape[1]], matrix)
+    assert not np.any(unpacked[:, matrix.shape[1] :])
+    assert [int(padded_columns(n)) for n in (1, HALF, HALF + 1, LANES + 1)] == [HALF, HALF, LANES, LANES + HALF]

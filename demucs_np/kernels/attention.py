@@ -9,7 +9,7 @@ import numpy as np
 
 from .._jit import inline, kernel, view
 from .activation import exp2
-from .gemm import PANEL, gemm, padded_columns
+from .gemm import gemm, pack_columns, pack_rows, padded_columns
 from .sums import total_of
 from .tiles import pool
 
@@ -50,29 +50,8 @@ def _pack_tiles(tile0, tile1, scratch, k, v, packed, geometry):  # type: ignore[
         size = min(KEYS, S - first)
         wide = padded_columns(D)
         at = tile * KEYS * (D + wide)
-        filled = padded_columns(size)
-        for j in range(0, filled, PANEL):
-            width = min(PANEL, filled - j)
-            panel = view(packed, at + j * D, width * D)
-            for i in range(width):
-                if j + i < size:
-                    source = view(k, (first + j + i) * lk + head * D, D)
-                    for c in range(D):
-                        panel[c * width + i] = source[c]
-                else:
-                    for c in range(D):
-                        panel[c * width + i] = np.float32(0)
-        at += KEYS * D
-        for j in range(0, wide, PANEL):
-            width = min(PANEL, wide - j)
-            for i in range(size):
-                row = view(packed, at + j * size + i * width, width)
-                inside = min(width, D - j)
-                source = view(v, (first + i) * lv + head * D + j, inside)
-                for c in range(inside):
-                    row[c] = source[c]
-                for c in range(inside, width):
-                    row[c] = np.float32(0)
+        pack_columns(k, first * lk + head * D, lk, size, D, view(packed, at, KEYS * D))
+        pack_rows(v, first * lv + head * D, lv, size, D, view(packed, at + KEYS * D, size * wide))
 
 
 @kernel

@@ -13,7 +13,7 @@ import numpy as np
 
 from .._jit import inline, kernel, view
 from .activation import gelu, sigmoid
-from .gemm import LANES, gemm, pack, padded_columns
+from .gemm import gemm, pack, padded_columns
 from .layer import Conv, Projection
 from .tiles import pool
 
@@ -23,13 +23,20 @@ CHUNK = 512  # columns of the result in work at a time: with its rows they stay 
 
 
 def prepare(conv: Conv) -> Conv:
-    """The same layer with its matrix packed for the kernel, columns of a GLU ordered in chunks of [values | gates]."""
+    """The same layer with its matrix packed for the kernel, columns of a GLU ordered in chunks of [values | gates].
+
+    A norm goes into the product, of a 1x1 convolution: ((y·W + b) - mean)/std gamma + beta = [y/std, 1/std, -mean/std]·[W; b; 1] gamma + beta.
+    """
     order = glu_order(conv, CHUNK)
-    packed = [pack(tap[:, order]) for tap in conv.matrix]
+    matrix, bias, projection = conv.matrix, conv.bias, None
+    if conv.norm is not None:
+        assert conv.width == conv.taps == 1
+        gamma, beta = conv.norm
+        projection = Projection.of(matrix[0], bias)
+        matrix, bias = np.concatenate([matrix[0] * gamma, [bias * gamma], [gamma]])[None], beta
+    packed = [pack(tap[:, order]) for tap in matrix]
     panels = packed[0] if len(packed) == 1 else np.concatenate(packed)
-    norm = conv.norm and (conv.norm[0][order], conv.norm[1][order])
-    projection = conv.norm and Projection.of(conv.matrix[0], conv.bias)
-    return replace(conv, matrix=panels, bias=np.ascontiguousarray(conv.bias[order]), norm=norm, projection=projection)
+    return replace(conv, matrix=panels, bias=np.ascontiguousarray(bias[order]), norm=None, projection=projection)
 
 
 def glu_order(conv: Conv, chunk: int) -> Any:
@@ -70,41 +77,43 @@ def conv_(
 ) -> None:
     """out[B, L_out, C_out] = activation(norm(conv(x + skip) + bias) + before), or with `scale` out += scale * that.
 
-    Arrays are float32, C-contiguous. x, skip: [B, L, C]; before: as out; stats: [L_out, 2], mean and 1/std of `conv.norm` for each
-    row of L; scale: [C_out].
+    Arrays are float32, C-contiguous. x, skip: [B, L, C]; before: as out; stats: [L, 2], mean and 1/std for each row of L, if the layer
+    has a norm; scale: [C_out].
     `rows` is the number of windows along L. `out` must not be x or skip.
     """
     B, L, C = x.shape
-    gathered = skip is not None or conv.pad > 0 or (rows - 1) * conv.stride + conv.width > L
+    assert (stats is None) == (conv.projection is None)
+    gathered = skip is not None or stats is not None or conv.pad > 0 or (rows - 1) * conv.stride + conv.width > L
     count, length = tiling(B, rows, conv, gathered)
     reach = conv.taps // 2 * conv.dilation
     columns = int(padded_columns(min(conv.columns, CHUNK)))
-    slot = ((length - 1) * conv.stride + conv.width) * C if gathered else L * C
+    places = C + 2 if stats is not None else C
+    slot = ((length - 1) * conv.stride + conv.width) * places if gathered else L * C
     area = (count + 2 * reach) * slot if gathered else 0
     # Straight into `out`, without a copy of the result in scratch, where its rows follow each other as the tile's do.
-    direct = conv.activation != "glu" and scale is None and conv.columns % LANES == 0 and out[0].size == rows * conv.columns
-    direct = direct and conv.crop == 0 and (count == 1 or length == rows)
+    direct = conv.activation != "glu" and scale is None and conv.columns == padded_columns(conv.columns)
+    direct = direct and conv.crop == 0 and out[0].size == rows * conv.columns and (count == 1 or length == rows)
     result = 0 if direct else count * length * columns
     numbers = [B, L, C, conv.width, conv.stride, conv.pad, conv.taps, conv.dilation, rows, conv.columns, count, length, gathered, slot]
     geometry = np.array([*numbers, area, result, ACTIVATIONS[conv.activation], out[0].size, conv.crop * conv.outputs])
-    gamma, beta = conv.norm if conv.norm is not None else (_NOTHING, _NOTHING)
     arrays = [_NOTHING if a is None else a.reshape(-1) for a in (skip, before, stats, scale)]
     tiles = -(-B // count) * -(-rows // length)
     scratch = 2 * count * length + area + result
-    pool().run(_conv_tiles, tiles, scratch, x.reshape(-1), conv.matrix, conv.bias, gamma, beta, *arrays, out.reshape(-1), geometry)
+    pool().run(_conv_tiles, tiles, scratch, x.reshape(-1), conv.matrix, conv.bias, *arrays, out.reshape(-1), geometry)
 
 
 @kernel
-def _conv_tiles(tile0, tile1, scratch, x, weights, bias, gamma, beta, skip, before, stats, scale, out, geometry):  # type: ignore[no-untyped-def]
+def _conv_tiles(tile0, tile1, scratch, x, weights, bias, skip, before, stats, scale, out, geometry):  # type: ignore[no-untyped-def]
     """One tile of `conv_`: gather the input with its halo, then for each chunk of columns bias, product, activation, store."""
     B, L, C, width, stride, pad, taps, dilation, rows, N, count, length, gathered, slot, area, area_of_result, act, limit, crop = geometry
+    places = C + 2 if stats.size else C
     for tile in range(tile0, tile1):
         across = (rows + length - 1) // length
         b0, l0 = tile // across * count, tile % across * length
         b1, l1 = min(B, b0 + count), min(rows, l0 + length)
         nl = l1 - l0
         M = (b1 - b0) * nl
-        K = width * C
+        K = width * places
         table = scratch[: 2 * count * length].view(np.int64)
         source, shift = x, 0
         if gathered:
@@ -114,7 +123,11 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, bias, gamma, beta, skip, befo
             last = min(B, b1 + taps // 2 * dilation)
             span = (nl - 1) * stride + width
             for b in range(first, last):
-                _gather(x, skip, b * L, L, C, l0 * stride - pad, span, view(scratch, shift + (b - first) * slot, span * C))
+                gathering = view(scratch, shift + (b - first) * slot, span * places)
+                if stats.size:
+                    _gather_scaled(x, b * L, C, l0, span, stats, gathering)
+                else:
+                    _gather(x, skip, b * L, L, C, l0 * stride - pad, span, gathering)
             start = b0 - first
         else:
             start = b0
@@ -123,7 +136,7 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, bias, gamma, beta, skip, befo
         m = 0
         for b in range(start, start + b1 - b0):
             for i in range(nl):
-                table[m] = shift + b * slot + i * stride * C
+                table[m] = shift + b * slot + i * stride * places
                 m += 1
 
         halves = 2 if act == GLU else 1
@@ -150,8 +163,6 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, bias, gamma, beta, skip, befo
                     place = p * wide - crop + n // halves
                     low, high = max(0, -place), min(columns // halves, limit - place)
                     place += b * limit
-                    if gamma.size:
-                        _normalize(row, stats[2 * p], stats[2 * p + 1], view(gamma, n, columns), view(beta, n, columns))
                     if before.size:
                         _add(row, view(before, place, columns))
                     if act == GELU:
@@ -207,9 +218,15 @@ def _gather(x, skip, row, L, C, position, span, out):  # type: ignore[no-untyped
 
 
 @inline
-def _normalize(z, mean, inverse, gamma, beta):  # type: ignore[no-untyped-def]
-    for i in range(z.size):
-        z[i] = (z[i] - mean) * inverse * gamma[i] + beta[i]
+def _gather_scaled(x, row, C, position, span, stats, out):  # type: ignore[no-untyped-def]
+    """[x/std, 1/std, -mean/std] of each position."""
+    for i in range(span):
+        mean, inverse = stats[2 * (position + i)], stats[2 * (position + i) + 1]
+        source, target = view(x, (row + position + i) * C, C), view(out, i * (C + 2), C)
+        for c in range(C):
+            target[c] = source[c] * inverse
+        out[i * (C + 2) + C] = inverse
+        out[i * (C + 2) + C + 1] = -mean * inverse
 
 
 @inline

@@ -22,7 +22,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .._jit import DISABLED, inline
+from .._jit import DISABLED, inline, view
 
 DEPTH = 192  # k block: long enough to hide the store and reload of C, short enough for float32 sums to stay accurate and panels in L1/L2
 
@@ -39,14 +39,14 @@ def _host() -> tuple[int, bool]:
 
 
 LANES, FMA = _host()
-PANEL = 2 * LANES
+HALF, PANEL = LANES // 2, 2 * LANES
 # Rows per register block, largest first. 32 registers hold 12x2 accumulators, 16 registers 6x2.
-ROWS = (12, 4, 1) if LANES == 16 else (6, 2, 1)
+ROWS = (12, 4) if LANES == 16 else (6, 2)
 
 
-def _micro_kernel(mr: int, vectors: int) -> Any:
+def _micro_kernel(mr: int, lanes: int, vectors: int) -> Any:
     """An intrinsic `(A, a, rows, r, B, b, C, c, ldc, K, accumulate)` on flat arrays and element offsets, for `mr` rows of C and
-    `vectors * LANES` columns: all accumulators in registers, one broadcast load of A and `vectors` loads of B per step of k."""
+    `vectors * lanes` columns: all accumulators in registers, one broadcast load of A and `vectors` loads of B per step of k."""
 
     @intrinsic
     def micro(typingctx: Any, A: Any, a: Any, rows: Any, r: Any, B: Any, b: Any, C: Any, c: Any, ldc: Any, K: Any, accumulate: Any) -> Any:
@@ -55,8 +55,8 @@ def _micro_kernel(mr: int, vectors: int) -> Any:
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             A, a, rows, r, B, b, C, c, ldc, K, accumulate = args
-            i64, i32, vector = ir.IntType(64), ir.IntType(32), ir.VectorType(ir.FloatType(), LANES)
-            undefined, splat = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(i32, LANES), [0] * LANES)
+            i64, i32, vector = ir.IntType(64), ir.IntType(32), ir.VectorType(ir.FloatType(), lanes)
+            undefined, splat = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(i32, lanes), [0] * lanes)
 
             def data(position: int, value: Any, offset: Any) -> Any:
                 return builder.gep(context.make_array(sig.args[position])(context, builder, value).data, [offset])
@@ -72,7 +72,7 @@ def _micro_kernel(mr: int, vectors: int) -> Any:
             def multiply_add(x: Any, y: Any, z: Any) -> Any:
                 if not FMA:
                     return builder.fadd(builder.fmul(x, y), z)
-                fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{LANES}f32")
+                fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{lanes}f32")
                 return builder.call(fma, [x, y, z])
 
             def fetch(pointer: Any) -> None:
@@ -82,15 +82,15 @@ def _micro_kernel(mr: int, vectors: int) -> Any:
                 builder.call(prefetch, [builder.bitcast(pointer, byte), i32(0), i32(2), i32(1)])  # to read, into L2, data
 
             def in_panel(k: Any, v: int) -> Any:
-                return vectors_at(pb, builder.add(builder.mul(k, i64(vectors * LANES)), i64(v * LANES)))
+                return vectors_at(pb, builder.add(builder.mul(k, i64(vectors * lanes)), i64(v * lanes)))
 
             pa, pr, pb, pc = data(0, A, a), data(2, rows, r), data(4, B, b), data(6, C, c)
             row = [builder.gep(pa, [builder.load(builder.gep(pr, [i64(m)]))]) for m in range(mr)]
-            out = [vectors_at(pc, builder.add(builder.mul(ldc, i64(m)), i64(v * LANES))) for m in range(mr) for v in range(vectors)]
+            out = [vectors_at(pc, builder.add(builder.mul(ldc, i64(m)), i64(v * lanes))) for m in range(mr) for v in range(vectors)]
 
             before, function = builder.block, builder.function
             head, body, done, add, end = (function.append_basic_block(name) for name in ("head", "body", "done", "add", "end"))
-            zero = ir.Constant(vector, [0.0] * LANES)
+            zero = ir.Constant(vector, [0.0] * lanes)
             builder.branch(head)
             builder.position_at_end(head)
             k = builder.phi(i64)
@@ -101,7 +101,7 @@ def _micro_kernel(mr: int, vectors: int) -> Any:
             builder.cbranch(builder.icmp_signed("<", k, K), body, done)
             builder.position_at_end(body)
             panel = [load(in_panel(k, v)) for v in range(vectors)]
-            for v in range(0, vectors, max(1, 16 // LANES)):  # once for each cache line
+            for v in range(0, vectors, max(1, 16 // lanes)):  # once for each cache line
                 fetch(in_panel(builder.add(k, i64(AHEAD)), v))
             new = []
             for m in range(mr):
@@ -133,11 +133,11 @@ def _micro_kernel(mr: int, vectors: int) -> Any:
     return micro
 
 
-def _plain_kernel(mr: int, vectors: int) -> Any:
+def _plain_kernel(mr: int, lanes: int, vectors: int) -> Any:
     """The same in Python, for NUMBA_DISABLE_JIT=1."""
 
     def micro(A: Any, a: int, rows: Any, r: int, B: Any, b: int, C: Any, c: int, ldc: int, K: int, accumulate: bool) -> None:
-        width = vectors * LANES
+        width = vectors * lanes
         panel = B[b : b + K * width].reshape(K, width)
         for m in range(mr):
             start = a + rows[r + m]
@@ -148,9 +148,33 @@ def _plain_kernel(mr: int, vectors: int) -> Any:
 
 
 _make = _plain_kernel if DISABLED else _micro_kernel
-_large2, _medium2, _row2 = (_make(mr, 2) for mr in ROWS)
-_large1, _medium1, _row1 = (_make(mr, 1) for mr in ROWS)
-LARGE, MEDIUM, _ = ROWS
+LARGE, MEDIUM = ROWS
+
+
+def _over_rows(lanes: int, vectors: int) -> Any:
+    """The product with one panel: rows in blocks, the largest first; `MEDIUM` ones only where a panel is wide, for each takes time to compile."""
+    large, single = _make(LARGE, lanes, vectors), _make(1, lanes, vectors)
+    medium = _make(MEDIUM, lanes, vectors) if vectors > 1 else single
+    step = MEDIUM if vectors > 1 else 1
+
+    @inline
+    def panel(A, a, rows, r, M, B, b, C, c, ldc, K, accumulate):  # type: ignore[no-untyped-def]
+        m = 0
+        while m + LARGE <= M:
+            large(A, a, rows, r + m, B, b, C, c + m * ldc, ldc, K, accumulate)
+            m += LARGE
+        while m + step <= M:
+            medium(A, a, rows, r + m, B, b, C, c + m * ldc, ldc, K, accumulate)
+            m += step
+        if step > 1:
+            while m < M:
+                single(A, a, rows, r + m, B, b, C, c + m * ldc, ldc, K, accumulate)
+                m += 1
+
+    return panel
+
+
+_double, _single, _half = _over_rows(LANES, 2), _over_rows(LANES, 1), _over_rows(HALF, 1)
 
 
 @inline
@@ -161,49 +185,84 @@ def gemm(A, a, rows, r, M, B, b, height, top, C, c, ldc, N, K, accumulate):  # t
 
     A k block of the rows stays in L2 while the panels pass, a k block of the panel in L1 or L2 while the rows pass.
     """
+    i = np.int64  # a literal argument would make a function of its own, compiled again
+    _gemm(A, i(a), rows, i(r), i(M), B, i(b), i(height), i(top), C, i(c), i(ldc), i(N), i(K), bool(accumulate))
+
+
+@inline
+def _gemm(A, a, rows, r, M, B, b, height, top, C, c, ldc, N, K, accumulate):  # type: ignore[no-untyped-def]
     columns = padded_columns(N)
     for k in range(0, K, DEPTH):
         depth = min(DEPTH, K - k)
         add = accumulate or k > 0
-        for j in range(0, columns, PANEL):
-            m = 0
-            if columns - j > LANES:
-                panel = b + j * height + (top + k) * PANEL
-                while m + LARGE <= M:
-                    _large2(A, a + k, rows, r + m, B, panel, C, c + m * ldc + j, ldc, depth, add)
-                    m += LARGE
-                while m + MEDIUM <= M:
-                    _medium2(A, a + k, rows, r + m, B, panel, C, c + m * ldc + j, ldc, depth, add)
-                    m += MEDIUM
-                while m < M:
-                    _row2(A, a + k, rows, r + m, B, panel, C, c + m * ldc + j, ldc, depth, add)
-                    m += 1
+        j = 0
+        while j < columns:
+            width = panel_width(columns - j)
+            panel = b + j * height + (top + k) * width
+            if width == PANEL:
+                _double(A, a + k, rows, r, M, B, panel, C, c + j, ldc, depth, add)
+            elif width == LANES:
+                _single(A, a + k, rows, r, M, B, panel, C, c + j, ldc, depth, add)
             else:
-                panel = b + j * height + (top + k) * LANES
-                while m + LARGE <= M:
-                    _large1(A, a + k, rows, r + m, B, panel, C, c + m * ldc + j, ldc, depth, add)
-                    m += LARGE
-                while m + MEDIUM <= M:
-                    _medium1(A, a + k, rows, r + m, B, panel, C, c + m * ldc + j, ldc, depth, add)
-                    m += MEDIUM
-                while m < M:
-                    _row1(A, a + k, rows, r + m, B, panel, C, c + m * ldc + j, ldc, depth, add)
-                    m += 1
+                _half(A, a + k, rows, r, M, B, panel, C, c + j, ldc, depth, add)
+            j += width
 
 
 @inline
 def padded_columns(N):  # type: ignore[no-untyped-def]
-    """N rounded up to whole vectors."""
-    return (N + LANES - 1) // LANES * LANES
+    """N rounded up to whole half vectors."""
+    return (N + HALF - 1) // HALF * HALF
+
+
+@inline
+def panel_width(columns):  # type: ignore[no-untyped-def]
+    """Columns of the next panel where `columns`, padded, are left."""
+    return PANEL if columns >= PANEL else LANES if columns >= LANES else HALF
 
 
 def pack(matrix: np.ndarray) -> np.ndarray:
-    """(K, N) float32 -> flat panels of PANEL columns, the last one of LANES where that suffices; missing columns are zero."""
+    """(K, N) float32 -> flat panels of PANEL columns, then one of LANES and one of HALF where they are needed; missing columns are zero."""
     K, N = matrix.shape
-    columns = (N + LANES - 1) // LANES * LANES
+    columns = int(padded_columns(N))
     panels = np.zeros(K * columns, np.float32)
-    for j in range(0, columns, PANEL):
-        width = min(PANEL, columns - j)
+    j = 0
+    while j < columns:
+        width = int(panel_width(columns - j))
         part = matrix[:, j : j + width]
         panels[j * K : (j + width) * K].reshape(K, width)[:, : part.shape[1]] = part
+        j += width
     return panels
+
+
+@inline
+def pack_columns(x, start, pitch, size, K, out):  # type: ignore[no-untyped-def]
+    """Rows of K floats, `pitch` apart in x from `start` on, as the `size` columns of a packed matrix of K rows."""
+    j = 0
+    while j < padded_columns(size):
+        width = panel_width(padded_columns(size) - j)
+        panel = view(out, j * K, K * width)
+        for i in range(width):
+            if j + i < size:
+                column = view(x, start + (j + i) * pitch, K)
+                for k in range(K):
+                    panel[k * width + i] = column[k]
+            else:
+                for k in range(K):
+                    panel[k * width + i] = np.float32(0)
+        j += width
+
+
+@inline
+def pack_rows(x, start, pitch, size, N, out):  # type: ignore[no-untyped-def]
+    """Rows of N floats, `pitch` apart in x from `start` on, as the `size` rows of a packed matrix."""
+    j = 0
+    while j < padded_columns(N):
+        width = panel_width(padded_columns(N) - j)
+        inside = min(width, N - j)
+        for i in range(size):
+            row, source = view(out, j * size + i * width, width), view(x, start + i * pitch + j, inside)
+            for n in range(inside):
+                row[n] = source[n]
+            for n in range(inside, width):
+                row[n] = np.float32(0)
+        j += width

@@ -10,7 +10,7 @@ import numpy as np
 from .._jit import exact, inline, kernel, view
 from .activation import exp, sigmoid
 from .attention import largest_of
-from .gemm import PANEL, gemm, padded_columns
+from .gemm import gemm, pack_columns, pack_rows, padded_columns
 from .sums import total_of
 from .tiles import pool
 
@@ -61,8 +61,8 @@ def _local_attention_tiles(tile0, tile1, scratch, x, out, geometry):  # type: ig
         scratch[at_result : at_result + M * wide] = 0
         for begin in range(0, T, KEYS):
             size = min(KEYS, T - begin)
-            _pack_keys(x, query + C + begin * lx, lx, size, D, view(scratch, at_keys, KEYS * D))
-            _pack_values(x, query + 2 * C + begin * lx, lx, size, D, wide, view(scratch, at_values, KEYS * wide))
+            pack_columns(x, query + C + begin * lx, lx, size, D, view(scratch, at_keys, KEYS * D))
+            pack_rows(x, query + 2 * C + begin * lx, lx, size, D, view(scratch, at_values, KEYS * wide))
             for m in range(M):
                 table[m] = query + (first + m) * lx
             gemm(x, 0, table, 0, M, scratch, at_keys, D, 0, scratch, at_scores, KEYS, size, D, False)
@@ -96,35 +96,6 @@ def _rate(logits):  # type: ignore[no-untyped-def]
     for n in range(logits.size):
         total += np.float32(n + 1) * sigmoid(logits[n])
     return total * np.float32(0.5 / np.sqrt(np.float64(logits.size)))
-
-
-@inline
-def _pack_keys(x, start, lx, size, D, out):  # type: ignore[no-untyped-def]
-    """`size` keys of D channels as panels [D, PANEL] of keys side by side, as `gemm` reads them."""
-    for j in range(0, padded_columns(size), PANEL):
-        width = min(PANEL, padded_columns(size) - j)
-        for i in range(width):
-            if j + i < size:
-                key = view(x, start + (j + i) * lx, D)
-                for c in range(D):
-                    out[j * D + c * width + i] = key[c]
-            else:
-                for c in range(D):
-                    out[j * D + c * width + i] = np.float32(0)
-
-
-@inline
-def _pack_values(x, start, lx, size, D, wide, out):  # type: ignore[no-untyped-def]
-    """`size` values of D channels as panels [size, PANEL] of channels."""
-    for j in range(0, wide, PANEL):
-        width = min(PANEL, wide - j)
-        inside = min(width, D - j)
-        for i in range(size):
-            row, value = view(out, j * size + i * width, width), view(x, start + i * lx + j, inside)
-            for c in range(inside):
-                row[c] = value[c]
-            for c in range(inside, width):
-                row[c] = np.float32(0)
 
 
 @inline
