@@ -33,6 +33,7 @@ def results():
     wide, narrow = ops.prepare(layer.linear(noise(600, 20), noise(600), "gelu")), ops.prepare(layer.linear(noise(20, 600), noise(20)))
     winograd = ops.prepare(layer.convolution(noise(64, 32, 3, 3), noise(64), pad=1, activation="glu"))
     winograd_1d = ops.prepare(layer.convolution(noise(64, 32, 3), noise(64), pad=1, activation="glu"))
+    strided = ops.prepare(layer.convolution(noise(32, 16, 8), noise(32), stride=4, pad=2, activation="gelu"))
     q, k, v = noise(101, 100, seed=5), noise(450, 100, seed=6), noise(450, 100, seed=7)
     spectrum, envelope = noise(13, 32, 6), 1 + noise(200) ** 2
     golden = load_golden(GOLDEN)
@@ -40,6 +41,7 @@ def results():
         "conv": ops.conv(x, conv),
         "winograd": ops.conv(noise(7, 37, 32), winograd),
         "winograd along one axis": ops.conv(noise(1, 37, 32), winograd_1d),
+        "winograd, strided": ops.conv(noise(3, 90, 16), strided),
         "projected_stats": ops.projected_stats(x, gated),
         "conv with norm": ops.conv(x, gated, stats=np.stack([noise(37), 1 + noise(37) ** 2], axis=1)),
         "group_norm": ops.group_norm(x, 4, weight, bias, activation="glu"),

@@ -178,6 +178,14 @@ CASES = [
     Case(1, 1, 32, 64, K=3, taps=3, pad=1),
     Case(1, sized(399, 7), 32, 128, K=3, pad=1, activation="glu"),
     Case(3, sized(120, 4), sized(208, 32), 32, K=3, pad=1, skip=True),
+    # The same for filters with two weights: strided and transposed.
+    Case(sized(9, 2), sized(44, 16), 16, 32, K=8, stride=4, pad=2, activation="gelu"),
+    Case(1, sized(2001, 15), 16, sized(224, 32), K=8, stride=4, pad=2, rows=sized(500, 4), activation="relu"),
+    Case(1, sized(3000, 40), 48, 32, K=8, stride=4),
+    Case(2, sized(90, 6), 32, 64, K=4, stride=2, skip=True, activation="glu"),
+    Case(sized(5, 2), sized(33, 4), 64, 16, K=8, stride=4, transposed=True, crop=2, length=sized(132, 16), activation="gelu"),
+    Case(1, sized(301, 5), 64, 8, K=8, stride=4, transposed=True, crop=2, length=sized(1201, 17)),
+    Case(1, 1, 64, 16, K=16, stride=8, transposed=True, crop=4, length=8, activation="relu"),
     # After the product.
     Case(3, 8, 4, 16, K=8, stride=4, pad=2, before=True, activation="gelu"),
     Case(1, 6, 4, 5, before=True, skip=True),
@@ -255,6 +263,8 @@ def test_any_layer(case):
         Case(sized(37, 5), sized(40, 5), 6, 24, K=3, taps=3, pad=1, skip=True, activation="glu"),
         Case(sized(37, 3), sized(41, 3), 32, 64, K=3, taps=3, pad=1, skip=True, activation="glu"),
         Case(1, sized(999, 9), 32, 64, K=3, pad=1, activation="glu"),
+        Case(sized(9, 2), sized(128, 8), 32, 32, K=8, stride=4, pad=2, activation="gelu"),
+        Case(sized(9, 2), sized(33, 4), 64, 16, K=8, stride=4, transposed=True, crop=2, activation="gelu"),
         Case(sized(700, 5), 1, 12, 6, taps=3, dilation=2),
         Case(sized(90, 3), sized(17, 3), 6, 50, norm=True, scale=True, residual=True, activation="glu"),
         Case(1, sized(1500, 20), 6, 7, K=8, stride=4, transposed=True, crop=2, activation="gelu"),

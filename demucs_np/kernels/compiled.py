@@ -66,10 +66,9 @@ class Compiled(Reference):
         rows, length = layer.extent(x.shape[1], rows, length)
         out = self.arena.take(x.shape[0], length, layer.outputs) if residual is None else residual
         if layer.winograd:
-            assert rows == length == x.shape[1]
             assert before is None
             assert residual is None
-            winograd.conv3(x, layer, out, skip=skip)
+            winograd.winograd(x, layer, out, rows, skip=skip)
             return out
         if residual is not None and scale is None:
             scale = np.ones(layer.outputs, np.float32)

@@ -25,7 +25,8 @@ CHUNK = 512  # columns of the result in work at a time: with its rows they stay 
 def prepare(conv: Conv) -> Conv:
     """The same layer with its matrix packed for the kernel, columns of a GLU ordered in chunks of [values | gates].
 
-    A norm goes into the product, of a 1x1 convolution: ((y·W + b) - mean)/std gamma + beta = [y/std, 1/std, -mean/std]·[W; b; 1] gamma + beta.
+    The norm of a 1x1 convolution goes into its product:
+    ((y·W + b) - mean) / std gamma + beta = [y/std, 1/std, -mean/std]·[W; b; 1] gamma + beta.
     """
     order = glu_order(conv, CHUNK)
     matrix, bias, projection = conv.matrix, conv.bias, None
@@ -161,27 +162,15 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, bias, skip, before, stats, sc
                 for p in range(l0, l1):
                     row = view(z, at, columns)
                     place = p * wide - crop + n // halves
-                    low, high = max(0, -place), min(columns // halves, limit - place)
-                    place += b * limit
                     if before.size:
-                        _add(row, view(before, place, columns))
-                    if act == GELU:
-                        _gelu(row)
-                    elif act == RELU:
-                        _relu(row)
-                    if not direct and low < high:
-                        target = view(out, place + low, high - low)
-                        if act == GLU:
-                            half = columns // 2
-                            value, gate = view(row, low, high - low), view(row, half + low, high - low)
-                            if scale.size:
-                                _add_glu(value, gate, view(scale, n // 2 + low, high - low), target)
-                            else:
-                                _glu(value, gate, target)
-                        elif scale.size:
-                            _add_scaled(view(row, low, high - low), view(scale, n + low, high - low), target)
-                        else:
-                            _copy(view(row, low, high - low), target)
+                        _add(row, view(before, b * limit + place, columns))
+                    if direct:
+                        _activate(row, act)
+                    elif scale.size:
+                        added = view(scale, n // halves, columns // halves)
+                        _store_scaled(row, act, added, place, view(out, b * limit, limit))
+                    else:
+                        _store(row, act, place, view(out, b * limit, limit))
                     at += ldc
 
 
@@ -236,37 +225,51 @@ def _add(z, other):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _gelu(z):  # type: ignore[no-untyped-def]
-    for i in range(z.size):
-        z[i] = gelu(z[i])
+def _activate(row, act):  # type: ignore[no-untyped-def]
+    """GELU or ReLU in place; a GLU is left to `_store`."""
+    if act == GELU:
+        for i in range(row.size):
+            row[i] = gelu(row[i])
+    elif act == RELU:
+        for i in range(row.size):
+            row[i] = max(row[i], np.float32(0))
 
 
 @inline
-def _glu(z, gate, out):  # type: ignore[no-untyped-def]
-    for i in range(z.size):
-        out[i] = z[i] * sigmoid(gate[i])
+def _store(row, act, place, out):  # type: ignore[no-untyped-def]
+    """out[place : ...] = the activation of a row, as much of it as lies inside."""
+    size = row.size // 2 if act == GLU else row.size
+    low, high = max(0, -place), min(size, out.size - place)
+    if low < high:
+        value, target = view(row, low, high - low), view(out, place + low, high - low)
+        if act == GLU:
+            gate = view(row, size + low, high - low)
+            for i in range(value.size):
+                target[i] = value[i] * sigmoid(gate[i])
+        elif act == GELU:
+            for i in range(value.size):
+                target[i] = gelu(value[i])
+        elif act == RELU:
+            for i in range(value.size):
+                target[i] = max(value[i], np.float32(0))
+        else:
+            for i in range(value.size):
+                target[i] = value[i]
 
 
 @inline
-def _add_glu(z, gate, scale, out):  # type: ignore[no-untyped-def]
-    # `out` alone stands for both terms of the sum: with the same array under two names the loop would not run as vector code
-    for i in range(z.size):
-        out[i] += scale[i] * (z[i] * sigmoid(gate[i]))
-
-
-@inline
-def _relu(z):  # type: ignore[no-untyped-def]
-    for i in range(z.size):
-        z[i] = max(z[i], np.float32(0))
-
-
-@inline
-def _add_scaled(z, scale, out):  # type: ignore[no-untyped-def]
-    for i in range(z.size):
-        out[i] += scale[i] * z[i]
-
-
-@inline
-def _copy(z, out):  # type: ignore[no-untyped-def]
-    for i in range(z.size):
-        out[i] = z[i]
+def _store_scaled(row, act, scale, place, out):  # type: ignore[no-untyped-def]
+    """As `_store`, but `out` += scale * that."""
+    size = scale.size
+    low, high = max(0, -place), min(size, out.size - place)
+    if low < high:
+        _activate(row, act)
+        value, target, factor = view(row, low, high - low), view(out, place + low, high - low), view(scale, low, high - low)
+        if act == GLU:
+            gate = view(row, size + low, high - low)
+            # `out` alone stands for both terms of the sum: with the same array under two names the loop would not run as vector code
+            for i in range(value.size):
+                target[i] += factor[i] * (value[i] * sigmoid(gate[i]))
+        else:
+            for i in range(value.size):
+                target[i] += factor[i] * value[i]

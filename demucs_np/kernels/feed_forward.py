@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .._jit import kernel, view
-from .conv import ACTIVATIONS, CHUNK, GELU, _add_scaled, _fill, _gelu, _relu
+from .conv import ACTIVATIONS, CHUNK, NONE, _activate, _fill, _store_scaled
 from .gemm import LANES, PANEL, gemm, padded_columns
 from .layer import Conv
 from .tiles import pool
@@ -47,11 +47,7 @@ def _feed_forward_tiles(tile0, tile1, scratch, y, weights1, bias1, weights2, bia
             gemm(y, 0, table, 0, M, weights1, n * C, C, 0, scratch, at_hidden, hidden_pitch, columns, C, True)
             for m in range(M):
                 table[m] = at_hidden + m * hidden_pitch
-                row = view(scratch, at_hidden + m * hidden_pitch, columns)
-                if act == GELU:
-                    _gelu(row)
-                else:
-                    _relu(row)
+                _activate(view(scratch, at_hidden + m * hidden_pitch, columns), act)
             gemm(scratch, 0, table, 0, M, weights2, 0, hidden, n, scratch, at, pitch, C, columns, True)
         for m in range(M):
-            _add_scaled(view(scratch, at + m * pitch, C), scale, view(out, (first + m) * C, C))
+            _store_scaled(view(scratch, at + m * pitch, C), NONE, scale, 0, view(out, (first + m) * C, C))

@@ -152,7 +152,7 @@ LARGE, MEDIUM = ROWS
 
 
 def _over_rows(lanes: int, vectors: int) -> Any:
-    """The product with one panel: rows in blocks, the largest first; `MEDIUM` ones only where a panel is wide, for each takes time to compile."""
+    """The product with one panel: rows in blocks, the largest first. `MEDIUM` ones only for wide panels: each takes time to compile."""
     large, single = _make(LARGE, lanes, vectors), _make(1, lanes, vectors)
     medium = _make(MEDIUM, lanes, vectors) if vectors > 1 else single
     step = MEDIUM if vectors > 1 else 1

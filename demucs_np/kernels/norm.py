@@ -188,7 +188,7 @@ def second_moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Products of each number with the one d places on, for d < C, in long loops: those that reach into the next row of L are left out
     at the end. Loops over the C channels of a row would be too short: with 6 of them, 5 times slower.
     """
-    B, L, C = x.shape
+    _, L, C = x.shape
     width = _width(L * C)
     rows = -(-x.size // width)
     tiles = min(16, -(-rows // 4))
