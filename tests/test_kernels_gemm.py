@@ -46,10 +46,10 @@ def check(A, rows, matrix, *, top=0, depth=None, accumulate=False, a=0, b=0, c=0
     assert np.array_equal(A, before)
 
 
-@pytest.mark.parametrize(
-    WIDTHS=[1, HALF, HALF + 1, LANES - 1, LANES, LANES + 1, LANES + HALF, PANEL - 1, PANEL, PANEL + 1, 3 * PANEL - 1, 2 * PANEL + LANES]
-    @ pytest.mark.parametrize("N", WIDTHS)
-)
+WIDTHS = [1, HALF, HALF + 1, LANES - 1, LANES, LANES + 1, LANES + HALF, PANEL - 1, PANEL, PANEL + 1, 3 * PANEL - 1, 2 * PANEL + LANES]
+
+
+@pytest.mark.parametrize("N", WIDTHS)
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_every_remainder_of_rows(N, accumulate):
     matrix = noise(5, N)
