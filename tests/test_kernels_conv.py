@@ -182,6 +182,7 @@ CASES = [
     Case(sized(9, 2), sized(44, 16), 16, 32, K=8, stride=4, pad=2, activation="gelu"),
     Case(1, sized(2001, 15), 16, sized(224, 32), K=8, stride=4, pad=2, rows=sized(500, 4), activation="relu"),
     Case(1, sized(3000, 40), 48, 32, K=8, stride=4),
+    Case(2, sized(40, 12), 16, 32, K=8, stride=4, pad=2, before=True, activation="gelu"),
     Case(2, sized(90, 6), 32, 64, K=4, stride=2, skip=True, activation="glu"),
     Case(sized(5, 2), sized(33, 4), 64, 16, K=8, stride=4, transposed=True, crop=2, length=sized(132, 16), activation="gelu"),
     Case(1, sized(301, 5), 64, 8, K=8, stride=4, transposed=True, crop=2, length=sized(1201, 17)),

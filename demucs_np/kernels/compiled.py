@@ -66,9 +66,8 @@ class Compiled(Reference):
         rows, length = layer.extent(x.shape[1], rows, length)
         out = self.arena.take(x.shape[0], length, layer.outputs) if residual is None else residual
         if layer.winograd:
-            assert before is None
             assert residual is None
-            winograd.winograd(x, layer, out, rows, skip=skip)
+            winograd.winograd(x, layer, out, rows, skip=skip, before=before)
             return out
         if residual is not None and scale is None:
             scale = np.ones(layer.outputs, np.float32)

@@ -21,7 +21,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .._jit import DISABLED, kernel, view
-from .conv import ACTIVATIONS, GLU, _gather, _store, glu_order
+from .conv import ACTIVATIONS, GLU, _add, _gather, _store, glu_order
 from .gemm import LANES, PANEL, gemm, pack
 from .layer import Conv
 from .tiles import pool
@@ -69,8 +69,10 @@ def patches(B: int, rows: int, conv: Conv) -> tuple[int, int]:
 _NOTHING = np.empty(0, np.float32)
 
 
-def winograd(x: np.ndarray, conv: Conv, out: np.ndarray, rows: int, *, skip: np.ndarray | None = None) -> None:
-    """out[B, L_out, C_out] = activation(conv(x + skip) + bias) for a layer that `suits`, prepared. Arguments as for `conv.conv_`."""
+def winograd(
+    x: np.ndarray, conv: Conv, out: np.ndarray, rows: int, *, skip: np.ndarray | None = None, before: np.ndarray | None = None
+) -> None:
+    """out[B, L_out, C_out] = activation(conv(x + skip) + bias + before) for a layer that `suits`, prepared. Arrays as for `conv_`."""
     B, L, C = x.shape
     count, length = patches(B, rows, conv)
     r, step = conv.width // conv.stride, 2 if conv.taps == 3 else 1  # step: rows of B that a patch gives
@@ -80,12 +82,12 @@ def winograd(x: np.ndarray, conv: Conv, out: np.ndarray, rows: int, *, skip: np.
     scratch = 2 * number + gathered + (16 if conv.taps == 3 else r + 1) * number * (depth + COLUMNS)
     numbers = [B, L, C, r, conv.taps, conv.stride, conv.pad, rows, conv.columns, count, length]
     geometry = np.array([*numbers, ACTIVATIONS[conv.activation], out[0].size, conv.crop * conv.outputs])
-    skipped = _NOTHING if skip is None else skip.reshape(-1)
-    pool().run(_winograd_tiles, tiles, scratch, x.reshape(-1), conv.matrix, conv.bias, skipped, out.reshape(-1), geometry)
+    arrays = [_NOTHING if a is None else a.reshape(-1) for a in (skip, before)]
+    pool().run(_winograd_tiles, tiles, scratch, x.reshape(-1), conv.matrix, conv.bias, *arrays, out.reshape(-1), geometry)
 
 
 @kernel
-def _winograd_tiles(tile0, tile1, scratch, x, weights, bias, skip, out, geometry):  # type: ignore[no-untyped-def]
+def _winograd_tiles(tile0, tile1, scratch, x, weights, bias, skip, before, out, geometry):  # type: ignore[no-untyped-def]
     """Tiles of `winograd`: gather and transform the input; for each chunk of columns the products, outputs, activation, store."""
     B, L, C, r, taps, stride, pad, rows, N, count, length, act, limit, crop = geometry
     step, products = (2, 16) if taps == 3 else (1, r + 1)
@@ -134,7 +136,10 @@ def _winograd_tiles(tile0, tile1, scratch, x, weights, bias, skip, out, geometry
                     b, position = b0 + step * (p // nl) + k // 2, l0 + 2 * (p % nl) + k % 2
                     if b < B and position < rows:
                         place = (position * N + n) // halves - crop
-                        _store(view(scratch, at + k * size, columns), act, place, view(out, b * limit, limit))
+                        row = view(scratch, at + k * size, columns)
+                        if before.size:
+                            _add(row, view(before, b * limit + place, columns))
+                        _store(row, act, place, view(out, b * limit, limit))
 
 
 def _transform(matrix: list[list[int]], both: bool, add_bias: bool) -> Any:
