@@ -1,19 +1,24 @@
 """Short-time Fourier transform and its inverse, on an FFT of our own that carries several transforms side by side in vector lanes.
 
-Source: Stockham's self-sorting FFT, radix 2, as in Van Loan 1992, "Computational Frameworks for the FFT", section 1.7.
+Source: Stockham's self-sorting FFT, radix 4 and once 2, as in Van Loan 1992, "Computational Frameworks for the FFT", section 1.7.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
-from .._jit import exact, kernel, view
+from .._jit import DISABLED, exact, kernel, view
 from .reference import hann
 from .tiles import pool
 
-FRAMES = 8  # forward: frames of one channel side by side
+WIDE = 8  # transforms side by side: a multiple of it
+FRAMES = WIDE  # forward: frames of one channel side by side
 HOPS = 29  # inverse: output hops of a tile; n_fft/hop - 1 more frames are computed again by its neighbour
 
 
@@ -29,6 +34,103 @@ def own_size(n: int) -> bool:
     return n >= 8 and n & (n - 1) == 0
 
 
+def _butterfly(radix: int) -> Any:
+    """An intrinsic `(x, at, step, imaginary, out, to, leap, c1, s1, c2, s2, c3, s3, size)`: transforms of `radix` points, those at
+    x[at + q*step], their imaginary parts `imaginary` further; point q of the result, turned by the angle of (cq, sq), goes to
+    out[to + q*leap]. `size` of them side by side, a multiple of WIDE. Nothing is fused: the bits are the same without FMA."""
+
+    @intrinsic
+    def butterfly(
+        typingctx: Any, x: Any, at: Any, step: Any, imaginary: Any, to: Any, leap: Any,
+        c1: Any, s1: Any, c2: Any, s2: Any, c3: Any, s3: Any, size: Any,
+    ) -> Any:  # fmt: skip
+        n, f = types.intp, types.float32
+        signature = types.void(x, n, n, n, n, n, f, f, f, f, f, f, n)
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            x, at, step, imaginary, to, leap, c1, s1, c2, s2, c3, s3, size = args
+            data = context.make_array(sig.args[0])(context, builder, x).data
+            i64, i32, vector = ir.IntType(64), ir.IntType(32), ir.VectorType(ir.FloatType(), WIDE)
+            splat, nothing = ir.Constant(ir.VectorType(i32, WIDE), [0] * WIDE), ir.Constant(vector, ir.Undefined)
+            turns = [
+                tuple(builder.shuffle_vector(builder.insert_element(nothing, part, i32(0)), nothing, splat) for part in turn)
+                for turn in ((c1, s1), (c2, s2), (c3, s3))[: radix - 1]
+            ]
+            before = builder.block
+            head, body, end = (builder.function.append_basic_block(name) for name in ("head", "body", "end"))
+            builder.branch(head)
+            builder.position_at_end(head)
+            i = builder.phi(i64)
+            i.add_incoming(i64(0), before)
+            builder.cbranch(builder.icmp_signed("<", i, size), body, end)
+            builder.position_at_end(body)
+
+            def pointer(start: Any, stride: Any, q: int) -> Any:
+                place = builder.add(builder.add(start, i), builder.mul(stride, i64(q)))
+                return [builder.bitcast(builder.gep(data, [p]), vector.as_pointer()) for p in (place, builder.add(place, imaginary))]
+
+            def load(p: Any) -> Any:
+                value = builder.load(p)
+                value.align = 4
+                return value
+
+            def add(a: Any, b: Any) -> Any:
+                return tuple(builder.fadd(p, q) for p, q in zip(a, b, strict=True))
+
+            def sub(a: Any, b: Any) -> Any:
+                return tuple(builder.fsub(p, q) for p, q in zip(a, b, strict=True))
+
+            def turn(a: Any, by: Any) -> Any:
+                (re, im), (c, s) = a, by
+                real = builder.fadd(builder.fmul(re, c), builder.fmul(im, s))
+                return real, builder.fsub(builder.fmul(im, c), builder.fmul(re, s))
+
+            points = [tuple(load(p) for p in pointer(at, step, q)) for q in range(radix)]
+            if radix == 2:
+                results = [add(*points), sub(*points)]
+            else:
+                even, odd = add(points[0], points[2]), add(points[1], points[3])
+                real, (re, im) = sub(points[0], points[2]), sub(points[1], points[3])
+                minus_i = (im, re)  # -i (re + i im) = im - i re: the sign of its second part is taken below
+                first = (builder.fadd(real[0], minus_i[0]), builder.fsub(real[1], minus_i[1]))
+                third = (builder.fsub(real[0], minus_i[0]), builder.fadd(real[1], minus_i[1]))
+                results = [add(even, odd), first, sub(even, odd), third]
+            results[1:] = [turn(result, by) for result, by in zip(results[1:], turns, strict=True)]
+            for q, result in enumerate(results):
+                for value, p in zip(result, pointer(to, leap, q), strict=True):
+                    builder.store(value, p).align = 4
+            i.add_incoming(builder.add(i, i64(WIDE)), body)
+            builder.branch(head)
+            builder.position_at_end(end)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return butterfly
+
+
+def _plain_butterfly(radix: int) -> Any:
+    """The same in Python, for NUMBA_DISABLE_JIT=1."""
+    fourier = np.exp(-2j * np.pi * np.outer(np.arange(radix), np.arange(radix)) / radix).astype(np.complex64)
+
+    def butterfly(
+        x: Any, at: int, step: int, imaginary: int, to: int, leap: int,
+        c1: Any, s1: Any, c2: Any, s2: Any, c3: Any, s3: Any, size: int,
+    ) -> None:  # fmt: skip
+        places = [at + q * step for q in range(radix)]
+        points = np.stack([x[p : p + size] + 1j * x[p + imaginary : p + imaginary + size] for p in places])
+        turns = np.array([1, c1 - 1j * s1, c2 - 1j * s2, c3 - 1j * s3])[:radix, None]
+        for q, result in enumerate(turns * (fourier @ points)):
+            p = to + q * leap
+            x[p : p + size], x[p + imaginary : p + imaginary + size] = result.real, result.imag
+
+    return butterfly
+
+
+_make = _plain_butterfly if DISABLED else _butterfly
+_butterfly2, _butterfly4 = _make(2), _make(4)
+
+
 @exact
 def _fft(scratch, a, b, n, lanes, cosine, sine):  # type: ignore[no-untyped-def]
     """Complex FFT of `lanes` transforms of n points; real parts at scratch[a + i*lanes], imaginary parts n*lanes further.
@@ -36,27 +138,28 @@ def _fft(scratch, a, b, n, lanes, cosine, sine):  # type: ignore[no-untyped-def]
     Works back and forth between the areas at a and b, each 2*n*lanes long; returns the one that holds the result.
     `cosine` and `sine` are those of 2n points (the real transform's): their even entries serve.
     """
-    span, m = n // 2, 1
-    imaginary = n * lanes
-    while span >= 1:
-        for j in range(span):
-            c, s = cosine[2 * j * m], sine[2 * j * m]
-            size = m * lanes
-            low, high = a + j * size, a + (j + span) * size
-            r0, i0 = view(scratch, low, size), view(scratch, low + imaginary, size)
-            r1, i1 = view(scratch, high, size), view(scratch, high + imaginary, size)
-            low = b + 2 * j * size
-            high = low + size
-            p0, q0 = view(scratch, low, size), view(scratch, low + imaginary, size)
-            p1, q1 = view(scratch, high, size), view(scratch, high + imaginary, size)
-            for i in range(size):
-                dr, di = r0[i] - r1[i], i0[i] - i1[i]
-                p0[i] = r0[i] + r1[i]
-                q0[i] = i0[i] + i1[i]
-                p1[i] = dr * c + di * s
-                q1[i] = di * c - dr * s
-        span //= 2
-        m *= 2
+    m = 1
+    one, zero = np.float32(1), np.float32(0)
+    while m < n:
+        size = m * lanes
+        if n // m % 4 == 0:
+            span = n // m // 4
+            for j in range(span):
+                k = 2 * j * m
+                c3, s3 = (cosine[3 * k], sine[3 * k]) if 3 * k < n else (-cosine[3 * k - n], -sine[3 * k - n])
+                _butterfly4(
+                    scratch, a + j * size, span * size, n * lanes, b + 4 * j * size, size,
+                    cosine[k], sine[k], cosine[2 * k], sine[2 * k], c3, s3, size,
+                )  # fmt: skip
+            m *= 4
+        else:
+            span = n // m // 2
+            for j in range(span):
+                k = 2 * j * m
+                _butterfly2(
+                    scratch, a + j * size, span * size, n * lanes, b + 2 * j * size, size, cosine[k], sine[k], one, zero, one, zero, size
+                )
+            m *= 2
         a, b = b, a
     return a
 
@@ -127,17 +230,24 @@ def istft(
     hops = -(-samples // hop)
     block = (HOPS + overlap) * hop * signals
     pool().run(
-        _istft_tiles, -(-hops // HOPS), block + 4 * bins * signals, z.reshape(-1), hann(n_fft), twiddles(n_fft), envelope,
+        _istft_tiles, -(-hops // HOPS), block + 4 * bins * _lanes(signals), z.reshape(-1), hann(n_fft), twiddles(n_fft), envelope,
         np.empty(0, np.float32) if time is None else time.reshape(-1), out.reshape(-1),
         np.array([frames, n_fft, hop, offset, signals, samples]),
         np.array([scale, shift, time_scale, time_shift], np.float32),
     )  # fmt: skip
 
 
+@exact
+def _lanes(signals):  # type: ignore[no-untyped-def]
+    """Whole vectors for so many transforms."""
+    return (signals + WIDE - 1) // WIDE * WIDE
+
+
 @kernel
 def _istft_tiles(tile0, tile1, scratch, z, window, twiddle, envelope, time, out, geometry, affine):  # type: ignore[no-untyped-def]
     """HOPS hops of output of all signals: every frame that reaches them, overlapped and added in `scratch`."""
     frames, n_fft, hop, offset, signals, samples = geometry
+    lanes = _lanes(signals)
     scale, shift, time_scale, time_shift = affine
     for tile in range(tile0, tile1):
         n = n_fft // 2
@@ -167,13 +277,16 @@ def _istft_tiles(tile0, tile1, scratch, z, window, twiddle, envelope, time, out,
                         at = (frame * n + mirror) * 2 * signals + 2 * i
                         br, bi = z[at] * scale + shift, z[at + 1] * scale + shift
                     er, ei, dr, di = ar + br, ai - bi, ar - br, ai + bi
-                    scratch[work + (n + k) * signals + i] = er - dr * s - di * c
-                    scratch[work + k * signals + i] = ei + dr * c - di * s
-            at = _fft(scratch, work, work + 2 * n * signals, n, signals, cosine, sine)
+                    scratch[work + (n + k) * lanes + i] = er - dr * s - di * c
+                    scratch[work + k * lanes + i] = ei + dr * c - di * s
+                for i in range(signals, lanes):
+                    scratch[work + (n + k) * lanes + i] = np.float32(0)
+                    scratch[work + k * lanes + i] = np.float32(0)
+            at = _fft(scratch, work, work + 2 * n * lanes, n, lanes, cosine, sine)
             for position in range(low, high):
                 p = position - begin
                 w = window[p] * one
-                source = view(scratch, at + (p // 2 + (n if p % 2 == 0 else 0)) * signals, signals)
+                source = view(scratch, at + (p // 2 + (n if p % 2 == 0 else 0)) * lanes, signals)
                 target = view(total, (position - first) * signals, signals)
                 for i in range(signals):
                     target[i] += source[i] * w
