@@ -12,6 +12,7 @@ from .sums import total_and_squares
 from .tiles import pool
 
 ROWS = 4096  # rows of a tile
+PARTS = 16  # of an array, that statistics are taken of and then added up
 
 
 def moments(x: np.ndarray, groups: int = 1, *, per_row: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -22,7 +23,7 @@ def moments(x: np.ndarray, groups: int = 1, *, per_row: bool = False) -> tuple[n
     _, L, C = x.shape
     period = L * C if per_row else C
     width = _width(period)
-    step = max(1, 2**15 // width) * width
+    step = -(-x.size // (PARTS * width)) * width
     tiles = -(-x.size // step)
     partial = np.zeros((tiles, 2, width))
     pool().run(_moments_tiles, tiles, 0, x.reshape(-1), partial.reshape(-1), width, step)
@@ -191,16 +192,16 @@ def second_moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     _, L, C = x.shape
     width = _width(L * C)
     rows = -(-x.size // width)
-    tiles = min(16, -(-rows // 4))
+    tiles = min(PARTS, -(-rows // 4))
     partial = np.zeros((tiles, 1 + C, width))
     geometry = np.array([x.size, width, C, -(-rows // (4 * tiles)) * 4])
     pool().run(_second_moments_tiles, tiles, 8 * width, x.reshape(-1), partial.reshape(-1), geometry)
     total = partial.sum(axis=0).reshape(1 + C, -1, L, C).sum(axis=1)  # -> [1 + C, L, C]
-    products = np.empty((L, C, C))
-    for d in range(C):
-        i = np.arange(C - d)
-        products[:, i, i + d] = products[:, i + d, i] = total[1 + d, :, : C - d]
-    return total[0], products
+    upper = np.zeros((L, C, 2 * C))
+    diagonals = np.lib.stride_tricks.as_strided(upper, (C, L, C), (8, 2 * C * C * 8, (2 * C + 1) * 8))  # [d, l, i] -> [l, i, i + d]
+    diagonals[:] = total[1:]
+    upper = upper[:, :, :C]
+    return total[0], upper + np.triu(upper, 1).transpose(0, 2, 1)
 
 
 @kernel
