@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from kernel_checks import UNIT, assert_within, noise, varied
 
 from demucs_np._jit import DISABLED, kernel
-from demucs_np.kernels.gemm import DEPTH, HALF, LANES, PANEL, ROWS, gemm, pack, padded_columns
+from demucs_np.kernels.gemm import DEPTH, HALF, LANES, PANEL, ROWS, gemm, pack, padded
 
 
 @kernel
@@ -20,15 +20,15 @@ def product(A, rows, matrix, C, *, top=0, depth=None, accumulate=False, a=0, b=0
     height, N = matrix.shape
     depth = height if depth is None else depth
     packed = np.concatenate([np.full(b, np.nan, np.float32), pack(matrix)])
-    ldc = int(padded_columns(N)) if ldc is None else ldc
+    ldc = padded(N) if ldc is None else ldc
     flat = np.full(c + len(rows) * ldc, np.nan, np.float32)
     inside = flat[c:].reshape(len(rows), ldc)
-    inside[:, : int(padded_columns(N))] = 0
+    inside[:, : padded(N)] = 0
     inside[:, :N] = C
     offsets = np.concatenate([[-(2**40)] * 3, rows]).astype(np.int64)
     multiply(A, a, offsets, 3, len(rows), packed, b, height, top, flat, c, ldc, N, depth, accumulate)
     assert np.all(np.isnan(flat[:c]))
-    assert np.all(np.isnan(inside[:, int(padded_columns(N)) :]))  # nothing is written beyond the last vector
+    assert np.all(np.isnan(inside[:, padded(N) :]))  # nothing is written beyond the last vector
     return np.ascontiguousarray(inside[:, :N])
 
 
@@ -85,7 +85,7 @@ def test_offsets_of_everything():
 @varied(60)
 @given(st.integers(1, 40), st.integers(1, 70), st.integers(1, 40), st.integers(0, 50), st.booleans(), st.integers(0, 9))
 def test_any_shape(M, N, K, step, accumulate, extra):
-    check(noise(M * step + K, seed=1), np.arange(M) * step, noise(K, N), accumulate=accumulate, c=extra, ldc=int(padded_columns(N)) + extra)
+    check(noise(M * step + K, seed=1), np.arange(M) * step, noise(K, N), accumulate=accumulate, c=extra, ldc=padded(N) + extra)
 
 
 def test_what_is_not_finite_stays_in_its_row():
@@ -125,4 +125,4 @@ def test_pack_keeps_every_number_and_fills_with_zeros():
     unpacked = np.concatenate(parts, axis=1)
     assert np.array_equal(unpacked[:, : matrix.shape[1]], matrix)
     assert not np.any(unpacked[:, matrix.shape[1] :])
-    assert [int(padded_columns(n)) for n in (1, HALF, HALF + 1, LANES + 1)] == [HALF, HALF, LANES, LANES + HALF]
+    assert [padded(n) for n in (1, HALF, HALF + 1, LANES + 1)] == [HALF, HALF, LANES, LANES + HALF]

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._jit import inline, kernel, view
 from .activation import exp2
-from .gemm import gemm, pack_columns, pack_rows, padded_columns
+from .gemm import gemm, pack_columns, pack_rows, padded, padded_columns
 from .sums import total_of
 from .tiles import pool
 
@@ -30,13 +30,13 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, out: np.n
     geometry = np.array([N, S, C, D, q.strides[0] // 4, k.strides[0] // 4, v.strides[0] // 4])
     blocks = -(-S // KEYS)
     pool().run(_pack_tiles, heads * blocks, 0, flat[1], flat[2], packed, geometry)
-    scratch = QUERIES * (2 + KEYS + int(padded_columns(D)) + 2)
+    scratch = QUERIES * (2 + KEYS + padded(D) + 2)
     pool().run(_attention_tiles, heads * -(-N // QUERIES), scratch, flat[0], packed, out.reshape(-1), geometry)
 
 
 def packed_size(S: int, C: int, heads: int) -> int:
     """Floats that the packed keys and values take."""
-    return heads * -(-S // KEYS) * KEYS * (C // heads + int(padded_columns(C // heads)))
+    return heads * -(-S // KEYS) * KEYS * (C // heads + padded(C // heads))
 
 
 @kernel

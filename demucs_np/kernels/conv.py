@@ -13,7 +13,7 @@ import numpy as np
 
 from .._jit import inline, kernel, view
 from .activation import gelu, sigmoid
-from .gemm import gemm, pack, padded_columns
+from .gemm import gemm, pack, padded, padded_columns
 from .layer import Conv, Projection
 from .tiles import pool
 
@@ -50,7 +50,7 @@ def glu_order(conv: Conv, chunk: int) -> Any:
 
 def tiling(batches: int, rows: int, conv: Conv, gathered: bool) -> tuple[int, int]:
     """Batches and rows of a tile: about as many rows as keep result and gathered input in L2."""
-    target = max(48, min(2048, 2**16 // min(CHUNK, int(padded_columns(conv.columns)))))
+    target = max(48, min(2048, 2**16 // min(CHUNK, padded(conv.columns))))
     longest = min(rows, 64 if gathered and conv.taps > 1 else target)
     parts = -(-rows // longest)
     if batches == 1 and rows >= 192:
@@ -87,12 +87,12 @@ def conv_(
     gathered = skip is not None or stats is not None or conv.pad > 0 or (rows - 1) * conv.stride + conv.width > L
     count, length = tiling(B, rows, conv, gathered)
     reach = conv.taps // 2 * conv.dilation
-    columns = int(padded_columns(min(conv.columns, CHUNK)))
+    columns = padded(min(conv.columns, CHUNK))
     places = C + 2 if stats is not None else C
     slot = ((length - 1) * conv.stride + conv.width) * places if gathered else L * C
     area = (count + 2 * reach) * slot if gathered else 0
     # Straight into `out`, without a copy of the result in scratch, where its rows follow each other as the tile's do.
-    direct = conv.activation != "glu" and scale is None and conv.columns == padded_columns(conv.columns)
+    direct = conv.activation != "glu" and scale is None and conv.columns == padded(conv.columns)
     direct = direct and conv.crop == 0 and out[0].size == rows * conv.columns and (count == 1 or length == rows)
     result = 0 if direct else count * length * columns
     numbers = [B, L, C, conv.width, conv.stride, conv.pad, conv.taps, conv.dilation, rows, conv.columns, count, length, gathered, slot]
@@ -142,7 +142,6 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, bias, skip, before, stats, sc
 
         halves = 2 if act == GLU else 1
         wide = N // halves
-        padded = padded_columns(N)
         direct = area_of_result == 0
         for n in range(0, N, CHUNK):
             columns = min(CHUNK, N - n)
@@ -156,7 +155,7 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, bias, skip, before, stats, sc
                 low, high = max(b0, -db), min(b1, B - db)
                 if low < high:
                     m = (low - b0) * nl
-                    at_tap = tap * K * padded + n * K
+                    at_tap = (tap * padded_columns(N) + n) * K
                     gemm(source, db * slot, table, m, (high - low) * nl, weights, at_tap, K, 0, z, at + m * ldc, ldc, columns, K, True)
             for b in range(b0, b1):
                 for p in range(l0, l1):

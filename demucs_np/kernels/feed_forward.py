@@ -6,7 +6,7 @@ import numpy as np
 
 from .._jit import kernel, view
 from .conv import ACTIVATIONS, CHUNK, NONE, _activate, _fill, _store_scaled
-from .gemm import LANES, PANEL, gemm, padded_columns
+from .gemm import LANES, PANEL, gemm, padded
 from .layer import Conv
 from .tiles import pool
 
@@ -21,7 +21,7 @@ def feed_forward(y: np.ndarray, widen: Conv, narrow: Conv, scale: np.ndarray, ou
     would lie 8 KiB apart, where all fall into the same few lines of L1: 62 GFLOP/s for the second product instead of 100.
     """
     N, C = y.shape
-    hidden_pitch, pitch = CHUNK + LANES, int(padded_columns(C)) + LANES
+    hidden_pitch, pitch = CHUNK + LANES, padded(C) + LANES
     scratch = 2 * TOKENS + TOKENS * (hidden_pitch + pitch)
     geometry = np.array([N, C, widen.columns, ACTIVATIONS[widen.activation], hidden_pitch, pitch])
     arrays = (y.reshape(-1), widen.matrix, widen.bias, narrow.matrix, narrow.bias, scale, out.reshape(-1))

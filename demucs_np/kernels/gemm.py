@@ -208,26 +208,27 @@ def _gemm(A, a, rows, r, M, B, b, height, top, C, c, ldc, N, K, accumulate):  # 
             j += width
 
 
-@inline
-def padded_columns(N):  # type: ignore[no-untyped-def]
+def padded(N: int) -> int:
     """N rounded up to whole half vectors."""
     return (N + HALF - 1) // HALF * HALF
 
 
-@inline
-def panel_width(columns):  # type: ignore[no-untyped-def]
+def next_panel(columns: int) -> int:
     """Columns of the next panel where `columns`, padded, are left."""
     return PANEL if columns >= PANEL else LANES if columns >= LANES else HALF
+
+
+padded_columns, panel_width = inline(padded), inline(next_panel)  # for kernels; calling these from Python would compile them
 
 
 def pack(matrix: np.ndarray) -> np.ndarray:
     """(K, N) float32 -> flat panels of PANEL columns, then one of LANES and one of HALF where they are needed; missing columns are zero."""
     K, N = matrix.shape
-    columns = int(padded_columns(N))
+    columns = padded(N)
     panels = np.zeros(K * columns, np.float32)
     j = 0
     while j < columns:
-        width = int(panel_width(columns - j))
+        width = next_panel(columns - j)
         part = matrix[:, j : j + width]
         panels[j * K : (j + width) * K].reshape(K, width)[:, : part.shape[1]] = part
         j += width

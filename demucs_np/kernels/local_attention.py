@@ -10,7 +10,7 @@ import numpy as np
 from .._jit import exact, inline, kernel, view
 from .activation import exp, sigmoid
 from .attention import largest_of
-from .gemm import gemm, pack_columns, pack_rows, padded_columns
+from .gemm import gemm, pack_columns, pack_rows, padded, padded_columns
 from .sums import total_of
 from .tiles import pool
 
@@ -28,7 +28,7 @@ def local_attention(x: np.ndarray, heads: int, decays: int, out: np.ndarray) -> 
     """
     T, F, C = out.shape
     D = C // heads
-    wide = int(padded_columns(D))
+    wide = padded(D)
     scratch = QUERIES * (2 + KEYS + wide + 3) + KEYS * (D + wide)
     tiles = F * heads * -(-T // QUERIES)
     pool().run(_local_attention_tiles, tiles, scratch, x.reshape(-1), out.reshape(-1), np.array([T, F, C, heads, decays]))

@@ -11,7 +11,7 @@ import numpy as np
 
 from .._jit import inline, kernel, view
 from .activation import sigmoid, tanh
-from .gemm import gemm, pack, padded_columns
+from .gemm import gemm, pack, padded, padded_columns
 from .tiles import pool
 
 SEQUENCES = 12  # of a tile: they share each pass over the weights, which do not fit a core's caches
@@ -31,7 +31,7 @@ def lstm(gates: np.ndarray, recurrent: np.ndarray, first: np.ndarray, step: int,
     steps, R, H = out.shape[0], out.shape[1], out.shape[2] // 2
     groups = -(-R // SEQUENCES)
     count = -(-R // groups)
-    scratch = 2 * count + count * (int(padded_columns(4 * H)) + H)
+    scratch = 2 * count + count * (padded(4 * H) + H)
     geometry = np.array([steps, R, H, step, count])
     pool().run(_lstm_tiles, 2 * -(-R // count), scratch, gates.reshape(-1), recurrent, first.astype(np.int64), out.reshape(-1), geometry)
 

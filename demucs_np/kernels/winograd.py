@@ -45,14 +45,21 @@ def suits(conv: Conv) -> bool:
 
 def prepare(conv: Conv) -> Conv:
     """The same layer with transformed weights, packed: 3 or 4 matrices [stride*C, N], or for 3 taps 16."""
-    r, depth = conv.width // conv.stride, conv.stride * conv.channels
-    weights = conv.matrix.astype(np.float64).reshape(conv.taps, r, depth, conv.columns)
-    weights = np.einsum("jk,tkcn->tjcn", np.array(WEIGHTS[r]), weights)
-    if conv.taps == 3:
-        weights = np.einsum("it,tjcn->ijcn", np.array(WEIGHTS[3]), weights)
+    r, depth, N = conv.width // conv.stride, conv.stride * conv.channels, conv.columns
+    weights = conv.matrix.reshape(conv.taps, r, depth, N)
     order = glu_order(conv, COLUMNS)
-    matrices = weights.reshape(-1, depth, conv.columns)[:, :, order].astype(np.float32)
-    return replace(conv, matrix=np.concatenate([pack(matrix) for matrix in matrices]), bias=conv.bias[order], winograd=True)
+    along, across = np.array(WEIGHTS[r]), np.array(WEIGHTS[3]) if conv.taps == 3 else np.ones((1, 1))
+    matrices = np.empty((len(across) * len(along), depth, N), np.float32)
+    rows = max(1, 2**16 // N)
+    for row in range(0, depth, rows):  # some rows at a time: the largest layers have 100 MB of weights
+        part = weights[:, :, row : row + rows, order].astype(np.float64)
+        size = part[0, 0].size
+        part = along @ part.reshape(conv.taps, r, size)
+        part = across @ part.reshape(conv.taps, len(along) * size)
+        matrices[:, row : row + rows] = part.reshape(-1, size // N, N)
+    for matrix in matrices:
+        matrix[:] = pack(matrix).reshape(matrix.shape)
+    return replace(conv, matrix=matrices.reshape(-1), bias=conv.bias[order], winograd=True)
 
 
 def patches(B: int, rows: int, conv: Conv) -> tuple[int, int]:
