@@ -298,8 +298,8 @@ def machine_rates(backend: str = "numba", repeats: int = 5) -> Rates:
     size, part = 1 << 25, 1 << 20  # 128 MiB, in tiles of 4
     source, target = np.ones(size, np.float32), np.ones(size, np.float32)
 
-    def copy(tile: int, _scratch: np.ndarray) -> None:
-        np.copyto(target[tile * part : (tile + 1) * part], source[tile * part : (tile + 1) * part])
+    def copy(tile0: int, tile1: int, _scratch: np.ndarray) -> None:
+        np.copyto(target[tile0 * part : tile1 * part], source[tile0 * part : tile1 * part])
 
     copying = _fastest(lambda: tiles.pool().run(copy, size // part, 0), repeats)
     return Rates(2 * rows * K * N / product, (source.nbytes + target.nbytes) / copying)

@@ -1,4 +1,4 @@
-"""One convolution three ways, checked against each other and timed: what docs/kernels.md talks about."""
+"""One convolution three ways, the last one direct and in Winograd's form, checked against each other and timed: see docs/kernels.md."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numba
 import numpy as np
 
 from demucs_np.kernels import operations, tiles
+from demucs_np.kernels.conv import conv_, prepare
 from demucs_np.kernels.gemm import FMA, LANES, ROWS
 from demucs_np.kernels.layer import convolution
 
@@ -44,6 +45,11 @@ def main() -> None:
     numpy, numba_ = operations("numpy"), operations("numba")
     twin, packed = numpy.prepare(layer), numba_.prepare(layer)
 
+    direct, result = prepare(layer), np.empty((T, F // stride, N), np.float32)
+
+    def compiled_direct() -> None:
+        conv_(x, direct, result, F // stride)
+
     def compiled() -> Array:
         y = numba_.conv(x, packed)
         numba_.free(y)  # the next call finds its buffer again
@@ -53,7 +59,9 @@ def main() -> None:
     expected = naive(small, weight, bias, stride, pad)
     for ops, conv in ((numpy, twin), (numba_, packed)):
         np.testing.assert_allclose(ops.conv(small, conv), expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(compiled(), numpy.conv(x, twin), rtol=1e-4, atol=1e-4)
+    compiled_direct()
+    for ours in (result, compiled()):
+        np.testing.assert_allclose(ours, numpy.conv(x, twin), rtol=1e-4, atol=1e-4)
 
     cpu = f"{LANES} lanes, {'FMA' if FMA else 'no FMA'}, {ROWS[0]} x 2 accumulators"
     print(f"{time.strftime('%Y-%m-%d')}, {platform.machine()} ({cpu}), Python {platform.python_version()}, ", end="")
@@ -63,10 +71,12 @@ def main() -> None:
     row("naive loops, 1/5376 of the layer", part, lambda: naive(small, weight, bias, stride, pad), 1)
     with tiles.use_threads(1):
         row("NumPy twin", whole, lambda: numpy.conv(x, twin), 5)
-        row("compiled, 1 thread", whole, compiled, 15)
+        row("compiled, direct, 1 thread", whole, compiled_direct, 15)
+        row("compiled, Winograd, 1 thread", whole, compiled, 15)
     threads = tiles.default_threads()
     with tiles.use_threads(threads):
-        row(f"compiled, {threads} threads", whole, compiled, 15)
+        row(f"compiled, direct, {threads} threads", whole, compiled_direct, 15)
+        row(f"compiled, Winograd, {threads} threads", whole, compiled, 15)
 
 
 def row(name: str, work: int, call: Callable[[], object], repeats: int) -> None:

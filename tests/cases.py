@@ -11,7 +11,7 @@ from typing import Any
 
 MIX_SEED = 2
 SAMPLES = 128  # values and
-SKETCH = 256  # sums kept of each layer: enough for the size of an error, and all files stay small together
+SKETCH = 251  # sums kept of each layer: enough for the size of an error, and all files stay small together
 
 STEMS = ("drums", "bass", "other", "vocals")
 

@@ -51,6 +51,8 @@ def glu_order(conv: Conv, chunk: int) -> Any:
 def tiling(batches: int, rows: int, conv: Conv, gathered: bool) -> tuple[int, int]:
     """Batches and rows of a tile: about as many rows as keep result and gathered input in L2."""
     target = max(48, min(2048, 2**16 // min(CHUNK, padded(conv.columns))))
+    if batches > 1:
+        target = min(target, max(48, -(-batches * rows // 16)))  # tiles for 16 threads
     longest = min(rows, 64 if gathered and conv.taps > 1 else target)
     parts = -(-rows // longest)
     if batches == 1 and rows >= 192:

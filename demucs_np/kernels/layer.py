@@ -17,7 +17,7 @@ class Projection:
     """
 
     row_sums: np.ndarray  # [C] sums of W's rows
-    products: np.ndarray  # [C, C] W W'
+    products: np.ndarray  # [C, C] (W W')[i, i + d] at d, i: twice for d > 0, zero where there is none
     cross: np.ndarray  # [C] W b
     bias: float  # sum of b
     bias_squares: float
@@ -26,13 +26,15 @@ class Projection:
     @staticmethod
     def of(matrix: np.ndarray, bias: np.ndarray) -> Projection:
         W, b = matrix.astype(np.float64), bias.astype(np.float64)
-        return Projection(W.sum(axis=1), W @ W.T, W @ b, float(b.sum()), float(b @ b), b.size)
+        C, products = len(W), W @ W.T
+        by_distance = np.array([np.pad(np.diagonal(products, d), (0, d)) * (2 if d else 1) for d in range(C)])
+        return Projection(W.sum(axis=1), by_distance, W @ b, float(b.sum()), float(b @ b), b.size)
 
     def statistics(self, sums: np.ndarray, products: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance of z from sums [L, C] and products [L, C, C] of `count` rows y -> [L], [L]."""
+        """Mean and variance of z from `count` rows y -> [L], [L]: their sums [L, C], and products [C, L, C] as of `second_moments`."""
         n = count * self.columns
         mean = (sums @ self.row_sums + count * self.bias) / n
-        squares = (np.einsum("lij,ij->l", products, self.products) + 2 * sums @ self.cross + count * self.bias_squares) / n
+        squares = (np.einsum("dli,di->l", products, self.products) + 2 * sums @ self.cross + count * self.bias_squares) / n
         return mean, np.maximum(squares - mean * mean, 0)
 
 

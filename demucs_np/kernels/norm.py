@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._jit import kernel, view
+from .._jit import inline, kernel, view
 from .activation import gelu, sigmoid
 from .conv import ACTIVATIONS, GELU, GLU, RELU
 from .layer import EPS
@@ -25,7 +25,7 @@ def moments(x: np.ndarray, groups: int = 1, *, per_row: bool = False) -> tuple[n
     width = _width(period)
     step = -(-x.size // (PARTS * width)) * width
     tiles = -(-x.size // step)
-    partial = np.zeros((tiles, 2, width))
+    partial = np.empty((tiles, 2, width))
     pool().run(_moments_tiles, tiles, 0, x.reshape(-1), partial.reshape(-1), width, step)
     shape = (L, groups) if per_row else (groups,)
     total = partial.sum(axis=0).reshape(2, width // period, *shape, C // groups).sum(axis=(1, -1)) / (x.size / np.prod(shape))
@@ -38,10 +38,17 @@ def _width(period: int) -> int:
     return period * max(1, -(-256 // period))
 
 
+@inline
+def _clear(x):  # type: ignore[no-untyped-def]
+    for i in range(x.size):
+        x[i] = 0
+
+
 @kernel
 def _moments_tiles(tile0, tile1, scratch, x, partial, width, step):  # type: ignore[no-untyped-def]
     """Sums and sums of squares of each column of x read as rows of `width`."""
     for tile in range(tile0, tile1):
+        _clear(view(partial, tile * 2 * width, 2 * width))
         sums, squares = view(partial, tile * 2 * width, width), view(partial, (tile * 2 + 1) * width, width)
         stop = min(x.size, (tile + 1) * step)
         for start in range(tile * step, stop, width):
@@ -184,24 +191,20 @@ def _norm_gelu_tiles(tile0, tile1, scratch, x, table, width, step):  # type: ign
 
 
 def second_moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums [L, C] and sums of products [L, C, C] over B of x[B, L, C], float64.
+    """Sums [L, C] and sums of products [C, L, C] over B of x[B, L, C], float64: products[d, l, i] of x[:, l, i] and the number d places on.
 
-    Products of each number with the one d places on, for d < C, in long loops: those that reach into the next row of L are left out
-    at the end. Loops over the C channels of a row would be too short: with 6 of them, 5 times slower.
+    (For i + d >= C that number is of another row, and of no use.) So the loops are as long as all rows together. Over the C channels
+    of each row they would be too short: twice the time, with 6 channels 3 times.
     """
     _, L, C = x.shape
     width = _width(L * C)
     rows = -(-x.size // width)
     tiles = min(PARTS, -(-rows // 4))
-    partial = np.zeros((tiles, 1 + C, width))
+    partial = np.empty((tiles, 1 + C, width))
     geometry = np.array([x.size, width, C, -(-rows // (4 * tiles)) * 4])
     pool().run(_second_moments_tiles, tiles, 8 * width, x.reshape(-1), partial.reshape(-1), geometry)
-    total = partial.sum(axis=0).reshape(1 + C, -1, L, C).sum(axis=1)  # -> [1 + C, L, C]
-    upper = np.zeros((L, C, 2 * C))
-    diagonals = np.lib.stride_tricks.as_strided(upper, (C, L, C), (8, 2 * C * C * 8, (2 * C + 1) * 8))  # [d, l, i] -> [l, i, i + d]
-    diagonals[:] = total[1:]
-    upper = upper[:, :, :C]
-    return total[0], upper + np.triu(upper, 1).transpose(0, 2, 1)
+    total = partial.sum(axis=0).reshape(1 + C, -1, L, C).sum(axis=1)
+    return total[0], total[1:]
 
 
 @kernel
@@ -210,6 +213,7 @@ def _second_moments_tiles(tile0, tile1, scratch, x, partial, geometry):  # type:
     row = scratch[: 8 * width].view(np.float64)
     for tile in range(tile0, tile1):
         at = tile * (1 + C) * width
+        _clear(view(partial, at, (1 + C) * width))
         stop = min(size, (tile + 1) * rows * width)
         for start in range(tile * rows * width, stop, 4 * width):  # four rows at a time: the sums are read and written less often
             n = min(4 * width, stop - start)

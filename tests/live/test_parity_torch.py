@@ -63,7 +63,7 @@ def compare(reference: torch.nn.Module, mix: NDArray[np.float32], mine: Mapping[
     """Print the table, and assert the limit in every layer over its whole activation.
 
     Also that the fingerprints of a golden file, which are returned, judge the same: a sketch measures the error to within 1 dB (five
-    standard deviations for 1024 sums), and shows a relative error of 1e-5 in any one layer.
+    standard deviations for 1021 sums), and shows a relative error of 1e-5 in any one layer.
     """
     single, layers = float32_taps(reference, mix), {}
     excess, misjudged, missed = {}, {}, []
