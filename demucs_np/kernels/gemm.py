@@ -185,12 +185,6 @@ def gemm(A, a, rows, r, M, B, b, height, top, C, c, ldc, N, K, accumulate):  # t
 
     A k block of the rows stays in L2 while the panels pass, a k block of the panel in L1 or L2 while the rows pass.
     """
-    i = np.int64  # a literal argument would make a function of its own, compiled again
-    _gemm(A, i(a), rows, i(r), i(M), B, i(b), i(height), i(top), C, i(c), i(ldc), i(N), i(K), bool(accumulate))
-
-
-@inline
-def _gemm(A, a, rows, r, M, B, b, height, top, C, c, ldc, N, K, accumulate):  # type: ignore[no-untyped-def]
     columns = padded_columns(N)
     for k in range(0, K, DEPTH):
         depth = min(DEPTH, K - k)

@@ -173,10 +173,10 @@ def norm_gelu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> None:
     _, L, C = x.shape
     mean, variance = moments(x, per_row=True)  # [L, 1]
     width = _width(L * C)
-    scale = weight / np.sqrt(variance + EPS)
-    table = np.stack([np.resize(column, width) for column in (np.broadcast_to(mean, (L, C)), scale, np.broadcast_to(bias, (L, C)))])
+    table = np.empty((3, width // (L * C), L, C), np.float32)
+    table[0], table[1], table[2] = mean, weight / np.sqrt(variance + EPS), bias
     step = max(1, 2**15 // width) * width
-    pool().run(_norm_gelu_tiles, -(-x.size // step), 0, x.reshape(-1), table.astype(np.float32).reshape(-1), width, step)
+    pool().run(_norm_gelu_tiles, -(-x.size // step), 0, x.reshape(-1), table.reshape(-1), width, step)
 
 
 @kernel

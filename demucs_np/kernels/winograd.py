@@ -6,7 +6,7 @@ of one matrix of transformed weights. A convolution of width 8 and stride 4 is a
 which in a channels-last layout are contiguous; so is a transposed one, from pairs of inputs to blocks of 4 outputs.
 
 What it gains: the decoder's 3x3 convolutions, 57 of a segment's 335 GFLOP, become 25; the time branch's, 9.5, become 6.3; the strided
-and transposed ones, 27, become 20. Larger patches, F(4, 3), would save more, but they lose 9 dB of precision; these only add and
+and transposed ones, 29, become 22. Larger patches, F(4, 3), would save more, but they lose 9 dB of precision; these only add and
 halve. Source: Winograd 1980, "Arithmetic Complexity of Computations"; Lavin and Gray 2015, section 4.
 """
 
