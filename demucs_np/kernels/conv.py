@@ -165,13 +165,13 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, bias, skip, before, stats, sc
                     place = p * wide - crop + n // halves
                     if before.size:
                         _add(row, view(before, b * limit + place, columns))
-                    if direct:
-                        _activate(row, act)
-                    elif scale.size:
-                        added = view(scale, n // halves, columns // halves)
-                        _store_scaled(row, act, added, place, view(out, b * limit, limit))
-                    else:
-                        _store(row, act, place, view(out, b * limit, limit))
+                    _activate(row, act)
+                    if not direct:
+                        target = view(out, b * limit, limit)
+                        if scale.size:
+                            _store_scaled(row, act == GLU, view(scale, n // halves, columns // halves), place, target)
+                        else:
+                            _store(row, act == GLU, place, target)
                     at += ldc
 
 
@@ -237,36 +237,29 @@ def _activate(row, act):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _store(row, act, place, out):  # type: ignore[no-untyped-def]
-    """out[place : ...] = the activation of a row, as much of it as lies inside."""
-    size = row.size // 2 if act == GLU else row.size
+def _store(row, gated, place, out):  # type: ignore[no-untyped-def]
+    """out[place : ...] = a row, or the GLU of it, as much as lies inside."""
+    size = row.size // 2 if gated else row.size
     low, high = max(0, -place), min(size, out.size - place)
     if low < high:
         value, target = view(row, low, high - low), view(out, place + low, high - low)
-        if act == GLU:
+        if gated:
             gate = view(row, size + low, high - low)
             for i in range(value.size):
                 target[i] = value[i] * sigmoid(gate[i])
-        elif act == GELU:
-            for i in range(value.size):
-                target[i] = gelu(value[i])
-        elif act == RELU:
-            for i in range(value.size):
-                target[i] = max(value[i], np.float32(0))
         else:
             for i in range(value.size):
                 target[i] = value[i]
 
 
 @inline
-def _store_scaled(row, act, scale, place, out):  # type: ignore[no-untyped-def]
+def _store_scaled(row, gated, scale, place, out):  # type: ignore[no-untyped-def]
     """As `_store`, but `out` += scale * that."""
     size = scale.size
     low, high = max(0, -place), min(size, out.size - place)
     if low < high:
-        _activate(row, act)
         value, target, factor = view(row, low, high - low), view(out, place + low, high - low), view(scale, low, high - low)
-        if act == GLU:
+        if gated:
             gate = view(row, size + low, high - low)
             # `out` alone stands for both terms of the sum: with the same array under two names the loop would not run as vector code
             for i in range(value.size):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .._jit import kernel, view
-from .conv import ACTIVATIONS, CHUNK, NONE, _activate, _fill, _store_scaled
+from .conv import ACTIVATIONS, CHUNK, _activate, _fill, _store_scaled
 from .gemm import LANES, PANEL, gemm, padded
 from .layer import Conv
 from .tiles import pool
@@ -50,4 +50,4 @@ def _feed_forward_tiles(tile0, tile1, scratch, y, weights1, bias1, weights2, bia
                 _activate(view(scratch, at_hidden + m * hidden_pitch, columns), act)
             gemm(scratch, 0, table, 0, M, weights2, 0, hidden, n, scratch, at, pitch, C, columns, True)
         for m in range(M):
-            _store_scaled(view(scratch, at + m * pitch, C), NONE, scale, 0, view(out, (first + m) * C, C))
+            _store_scaled(view(scratch, at + m * pitch, C), False, scale, 0, view(out, (first + m) * C, C))

@@ -21,7 +21,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .._jit import DISABLED, kernel, view
-from .conv import ACTIVATIONS, GLU, _add, _gather, _store, glu_order
+from .conv import ACTIVATIONS, GLU, _activate, _add, _gather, _store, glu_order
 from .gemm import LANES, PANEL, gemm, pack
 from .layer import Conv
 from .tiles import pool
@@ -146,7 +146,8 @@ def _winograd_tiles(tile0, tile1, scratch, x, weights, bias, skip, before, out, 
                         row = view(scratch, at + k * size, columns)
                         if before.size:
                             _add(row, view(before, b * limit + place, columns))
-                        _store(row, act, place, view(out, b * limit, limit))
+                        _activate(row, act)
+                        _store(row, act == GLU, place, view(out, b * limit, limit))
 
 
 def _transform(matrix: list[list[int]], both: bool, add_bias: bool) -> Any:
