@@ -10,7 +10,7 @@ import numpy as np
 from .._jit import inline, kernel, view
 from .activation import exp2
 from .gemm import gemm, pack_columns, pack_rows, padded, padded_columns
-from .sums import total_of
+from .sums import clear, total_of
 from .tiles import pool
 
 QUERIES = 96  # rows of a tile
@@ -72,7 +72,7 @@ def _attention_tiles(tile0, tile1, scratch, q, packed, out, geometry):  # type: 
         scale = np.float32(LOG2E / np.sqrt(np.float64(D)))  # weights are powers of two: e^x = 2^(x log2 e)
         for m in range(M):
             top[m], total[m] = _LOWEST, np.float32(0)
-        _clear(view(scratch, at_result, M * wide))
+        clear(view(scratch, at_result, M * wide))
         for block in range(blocks):
             size = min(KEYS, S - block * KEYS)
             keys = (head * blocks + block) * KEYS * (D + wide)
@@ -128,9 +128,3 @@ def _weights(scores, highest, scale):  # type: ignore[no-untyped-def]
 def _multiply(x, factor):  # type: ignore[no-untyped-def]
     for i in range(x.size):
         x[i] *= factor
-
-
-@inline
-def _clear(x):  # type: ignore[no-untyped-def]
-    for i in range(x.size):
-        x[i] = np.float32(0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._jit import inline, kernel, view
-from .activation import gelu, sigmoid
-from .conv import ACTIVATIONS, GELU, GLU, RELU
+from .._jit import kernel, view
+from .activation import gelu
+from .conv import ACTIVATIONS, GLU, _activate, _store
 from .layer import EPS
-from .sums import total_and_squares
+from .sums import clear, total_and_squares
 from .tiles import pool
 
 ROWS = 4096  # rows of a tile
@@ -38,17 +38,11 @@ def _width(period: int) -> int:
     return period * max(1, -(-256 // period))
 
 
-@inline
-def _clear(x):  # type: ignore[no-untyped-def]
-    for i in range(x.size):
-        x[i] = 0
-
-
 @kernel
 def _moments_tiles(tile0, tile1, scratch, x, partial, width, step):  # type: ignore[no-untyped-def]
     """Sums and sums of squares of each column of x read as rows of `width`."""
     for tile in range(tile0, tile1):
-        _clear(view(partial, tile * 2 * width, 2 * width))
+        clear(view(partial, tile * 2 * width, 2 * width))
         sums, squares = view(partial, tile * 2 * width, width), view(partial, (tile * 2 + 1) * width, width)
         stop = min(x.size, (tile + 1) * step)
         for start in range(tile * step, stop, width):
@@ -79,27 +73,13 @@ def _affine_tiles(tile0, tile1, scratch, x, scale, shift, out, geometry):  # typ
     rows, L, length, crop, C, act = geometry
     for tile in range(tile0, tile1):
         z = view(scratch, 0, C)
-        half = C // 2
+        wide = C // 2 if act == GLU else C
         for row in range(tile * ROWS, min(rows, (tile + 1) * ROWS)):
-            at = (row // length * L + row % length + crop) * C
-            source = view(x, at, C)
+            source = view(x, (row // length * L + row % length + crop) * C, C)
             for i in range(C):
                 z[i] = source[i] * scale[i] + shift[i]
-            if act == GLU:
-                target, gate = view(out, row * half, half), view(z, half, half)
-                for i in range(half):
-                    target[i] = z[i] * sigmoid(gate[i])
-            else:
-                target = view(out, row * C, C)
-                if act == GELU:
-                    for i in range(C):
-                        target[i] = gelu(z[i])
-                elif act == RELU:
-                    for i in range(C):
-                        target[i] = max(z[i], np.float32(0))
-                else:
-                    for i in range(C):
-                        target[i] = z[i]
+            _activate(z, act)
+            _store(z, act == GLU, 0, view(out, row * wide, wide))
 
 
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
@@ -213,7 +193,7 @@ def _second_moments_tiles(tile0, tile1, scratch, x, partial, geometry):  # type:
     row = scratch[: 8 * width].view(np.float64)
     for tile in range(tile0, tile1):
         at = tile * (1 + C) * width
-        _clear(view(partial, at, (1 + C) * width))
+        clear(view(partial, at, (1 + C) * width))
         stop = min(size, (tile + 1) * rows * width)
         for start in range(tile * rows * width, stop, 4 * width):  # four rows at a time: the sums are read and written less often
             n = min(4 * width, stop - start)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .._jit import DISABLED, exact, kernel, view
@@ -56,16 +57,8 @@ def _butterfly(radix: int) -> Any:
                 tuple(builder.shuffle_vector(builder.insert_element(nothing, part, i32(0)), nothing, splat) for part in turn)
                 for turn in ((c1, s1), (c2, s2), (c3, s3))[: radix - 1]
             ]
-            before = builder.block
-            head, body, end = (builder.function.append_basic_block(name) for name in ("head", "body", "end"))
-            builder.branch(head)
-            builder.position_at_end(head)
-            i = builder.phi(i64)
-            i.add_incoming(i64(0), before)
-            builder.cbranch(builder.icmp_signed("<", i, size), body, end)
-            builder.position_at_end(body)
 
-            def pointer(start: Any, stride: Any, q: int) -> Any:
+            def pointer(start: Any, i: Any, stride: Any, q: int) -> Any:
                 place = builder.add(builder.add(start, i), builder.mul(stride, i64(q)))
                 return [builder.bitcast(builder.gep(data, [p]), vector.as_pointer()) for p in (place, builder.add(place, imaginary))]
 
@@ -85,23 +78,21 @@ def _butterfly(radix: int) -> Any:
                 real = builder.fadd(builder.fmul(re, c), builder.fmul(im, s))
                 return real, builder.fsub(builder.fmul(im, c), builder.fmul(re, s))
 
-            points = [tuple(load(p) for p in pointer(at, step, q)) for q in range(radix)]
-            if radix == 2:
-                results = [add(*points), sub(*points)]
-            else:
-                even, odd = add(points[0], points[2]), add(points[1], points[3])
-                real, (re, im) = sub(points[0], points[2]), sub(points[1], points[3])
-                minus_i = (im, re)  # -i (re + i im) = im - i re: the sign of its second part is taken below
-                first = (builder.fadd(real[0], minus_i[0]), builder.fsub(real[1], minus_i[1]))
-                third = (builder.fsub(real[0], minus_i[0]), builder.fadd(real[1], minus_i[1]))
-                results = [add(even, odd), first, sub(even, odd), third]
-            results[1:] = [turn(result, by) for result, by in zip(results[1:], turns, strict=True)]
-            for q, result in enumerate(results):
-                for value, p in zip(result, pointer(to, leap, q), strict=True):
-                    builder.store(value, p).align = 4
-            i.add_incoming(builder.add(i, i64(WIDE)), body)
-            builder.branch(head)
-            builder.position_at_end(end)
+            with cgutils.for_range_slice(builder, i64(0), size, i64(WIDE)) as (i, _):
+                points = [tuple(load(p) for p in pointer(at, i, step, q)) for q in range(radix)]
+                if radix == 2:
+                    results = [add(*points), sub(*points)]
+                else:
+                    even, odd = add(points[0], points[2]), add(points[1], points[3])
+                    real, (re, im) = sub(points[0], points[2]), sub(points[1], points[3])
+                    minus_i = (im, re)  # -i (re + i im) = im - i re: the sign of its second part is taken below
+                    first = (builder.fadd(real[0], minus_i[0]), builder.fsub(real[1], minus_i[1]))
+                    third = (builder.fsub(real[0], minus_i[0]), builder.fadd(real[1], minus_i[1]))
+                    results = [add(even, odd), first, sub(even, odd), third]
+                results[1:] = [turn(result, by) for result, by in zip(results[1:], turns, strict=True)]
+                for q, result in enumerate(results):
+                    for value, p in zip(result, pointer(to, i, leap, q), strict=True):
+                        builder.store(value, p).align = 4
             return context.get_dummy_value()
 
         return signature, codegen

@@ -100,3 +100,10 @@ def total_and_squares(x):  # type: ignore[no-untyped-def]
         total += v
         squares += v * v
     return total, squares
+
+
+@exact
+def clear(x):  # type: ignore[no-untyped-def]
+    """x = 0, before sums are added to it."""
+    for i in range(x.size):
+        x[i] = 0

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .._jit import DISABLED, kernel, view
-from .conv import ACTIVATIONS, GLU, _activate, _add, _gather, _store, glu_order
+from .conv import _NOTHING, ACTIVATIONS, GLU, _activate, _add, _gather, _store, glu_order
 from .gemm import LANES, PANEL, gemm, pack
 from .layer import Conv
 from .tiles import pool
@@ -71,9 +72,6 @@ def patches(B: int, rows: int, conv: Conv) -> tuple[int, int]:
         return max(1, min(B, 2 * number // length)), length
     length = min(number // 3, along)
     return max(1, min(-(-B // 2), number // length)), length
-
-
-_NOTHING = np.empty(0, np.float32)
 
 
 def winograd(
@@ -189,28 +187,18 @@ def _transform(matrix: list[list[int]], both: bool, add_bias: bool) -> Any:
                     results.append(total)
                 return results
 
-            before = builder.block
-            head, body, end = (builder.function.append_basic_block(name) for name in ("head", "body", "end"))
-            builder.branch(head)
-            builder.position_at_end(head)
-            c = builder.phi(i64)
-            c.add_incoming(i64(0), before)
-            builder.cbranch(builder.icmp_signed("<", c, size), body, end)
-            builder.position_at_end(body)
             indices = range(len(matrix[0]))
-            lines = [
-                sums([load(data, at, c, builder.mul(row, i64(i)), builder.mul(column, i64(j))) for j in indices])
-                for i in (indices if both else (0,))
-            ]
-            if both:
-                columns = [sums([line[j] for line in lines]) for j in range(len(matrix))]
-                lines = [[column[i] for column in columns] for i in range(len(matrix))]
-            for k, value in enumerate(value for line in lines for value in line):
-                value = builder.fadd(value, load(added, c)) if add_bias else value
-                builder.store(value, pointer(result, to, c, builder.mul(step, i64(k)))).align = 4
-            c.add_incoming(builder.add(c, i64(LANES)), body)
-            builder.branch(head)
-            builder.position_at_end(end)
+            with cgutils.for_range_slice(builder, i64(0), size, i64(LANES)) as (c, _):
+                lines = [
+                    sums([load(data, at, c, builder.mul(row, i64(i)), builder.mul(column, i64(j))) for j in indices])
+                    for i in (indices if both else (0,))
+                ]
+                if both:
+                    columns = [sums([line[j] for line in lines]) for j in range(len(matrix))]
+                    lines = [[column[i] for column in columns] for i in range(len(matrix))]
+                for k, value in enumerate(value for line in lines for value in line):
+                    value = builder.fadd(value, load(added, c)) if add_bias else value
+                    builder.store(value, pointer(result, to, c, builder.mul(step, i64(k)))).align = 4
             return context.get_dummy_value()
 
         return signature, codegen
