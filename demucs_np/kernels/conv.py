@@ -107,7 +107,7 @@ def conv_(
 
 @kernel
 def _conv_tiles(tile0, tile1, scratch, x, weights, bias, skip, before, stats, scale, out, geometry):  # type: ignore[no-untyped-def]
-    """One tile of `conv_`: gather the input with its halo, then for each chunk of columns bias, product, activation, store."""
+    """Tiles of `conv_`: gather the input with its halo, then for each chunk of columns bias, product, activation, store."""
     B, L, C, width, stride, pad, taps, dilation, rows, N, count, length, gathered, slot, area, area_of_result, act, limit, crop = geometry
     places = C + 2 if stats.size else C
     for tile in range(tile0, tile1):
