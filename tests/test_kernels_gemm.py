@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from kernel_checks import UNIT, assert_within, noise, varied
 
 from demucs_np._jit import DISABLED, kernel
-from demucs_np.kernels.gemm import DEPTH, HALF, LANES, PANEL, ROWS, gemm, pack, padded
+from demucs_np.kernels.gemm import DEPTH, HALF, LANES, PANEL, ROWS, gemm, pack, packed_size, padded
 
 
 @kernel
@@ -15,11 +15,11 @@ def multiply(A, a, rows, r, M, B, b, height, top, C, c, ldc, N, K, accumulate):
     gemm(A, a, rows, r, M, B, b, height, top, C, c, ldc, N, K, accumulate)
 
 
-def product(A, rows, matrix, C, *, top=0, depth=None, accumulate=False, a=0, b=0, c=0, ldc=None):
-    """C[m, :N] (+)= the rows of A times rows top ... top + depth of matrix, written by `gemm` at offset c of a flat array."""
+def product(A, rows, matrix, C, *, bias=None, top=0, depth=None, accumulate=False, a=0, b=0, c=0, ldc=None):
+    """C[m, :N] = bias +, or += the rows of A times rows top ... top + depth of matrix, written by `gemm` at offset c of a flat array."""
     height, N = matrix.shape
     depth = height if depth is None else depth
-    packed = np.concatenate([np.full(b, np.nan, np.float32), pack(matrix)])
+    packed = np.concatenate([np.full(b, np.nan, np.float32), pack(matrix, bias)])
     ldc = padded(N) if ldc is None else ldc
     flat = np.full(c + len(rows) * ldc, np.nan, np.float32)
     inside = flat[c:].reshape(len(rows), ldc)
@@ -34,14 +34,14 @@ def product(A, rows, matrix, C, *, top=0, depth=None, accumulate=False, a=0, b=0
 
 def check(A, rows, matrix, *, top=0, depth=None, accumulate=False, a=0, b=0, c=0, ldc=None):
     depth = matrix.shape[0] if depth is None else depth
-    C = noise(len(rows), matrix.shape[1], seed=3)
+    C, bias = noise(len(rows), matrix.shape[1], seed=3), noise(matrix.shape[1], seed=4)
     before = A.copy()
-    ours = product(A, rows, matrix, C, top=top, depth=depth, accumulate=accumulate, a=a, b=b, c=c, ldc=ldc)
+    ours = product(A, rows, matrix, C, bias=bias, top=top, depth=depth, accumulate=accumulate, a=a, b=b, c=c, ldc=ldc)
     left = np.stack([A[a + row : a + row + depth] for row in rows]).astype(np.float64)
     right = matrix[top : top + depth].astype(np.float64)
-    truth = left @ right + (C if accumulate else 0)
+    truth = left @ right + (C if accumulate else bias)
     # one rounding for each term, against the sum of magnitudes; they wander: sqrt(depth) of them, not all
-    limit = 2 * UNIT * np.sqrt(depth + 1) * (np.abs(left) @ np.abs(right) + np.abs(C))
+    limit = 2 * UNIT * np.sqrt(depth + 1) * (np.abs(left) @ np.abs(right) + np.abs(C if accumulate else bias))
     assert_within(ours, truth, limit)
     assert np.array_equal(A, before)
 
@@ -113,16 +113,16 @@ def test_a_number_does_not_depend_on_its_place():
 
 
 def test_pack_keeps_every_number_and_fills_with_zeros():
-    matrix = noise(7, PANEL + LANES + 1)
-    packed = pack(matrix)
+    matrix, bias = noise(7, PANEL + LANES + 1), noise(PANEL + LANES + 1, seed=1)
+    packed = pack(matrix, bias)
     assert packed.dtype == np.float32
     assert packed.flags.c_contiguous
     at, parts = 0, []
     for width in (PANEL, LANES, HALF):
-        parts.append(packed[7 * at : 7 * (at + width)].reshape(7, width))
+        parts.append(packed[8 * at : 8 * (at + width)].reshape(8, width))
         at += width
-    assert packed.size == 7 * at
+    assert packed.size == 8 * at == packed_size(*matrix.shape)
     unpacked = np.concatenate(parts, axis=1)
-    assert np.array_equal(unpacked[:, : matrix.shape[1]], matrix)
+    assert np.array_equal(unpacked[:, : matrix.shape[1]], np.vstack([bias, matrix]))
     assert not np.any(unpacked[:, matrix.shape[1] :])
     assert [padded(n) for n in (1, HALF, HALF + 1, LANES + 1)] == [HALF, HALF, LANES, LANES + HALF]

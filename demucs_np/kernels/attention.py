@@ -9,7 +9,7 @@ import numpy as np
 
 from .._jit import inline, kernel, view
 from .activation import exp2
-from .gemm import gemm, pack_columns, pack_rows, padded, padded_columns
+from .gemm import gemm, pack_columns, pack_rows, packed_size, padded, padded_columns
 from .sums import clear, total_of
 from .tiles import pool
 
@@ -22,42 +22,46 @@ _LOWEST = np.float32(-1e38)  # times log2 e still a float32
 def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, out: np.ndarray, packed: np.ndarray) -> None:
     """out[N, C] = softmax(q_h k_h' / sqrt(C/heads)) v_h for each head h, a slice of C/heads channels.
 
-    q [N, *], k and v [S, *] are views of C columns in float32 arrays whose rows are contiguous; packed: `packed_size(S, C, heads)` floats.
+    q [N, *], k and v [S, *] are views of C columns in float32 arrays whose rows are contiguous; packed: `room(S, C, heads)` floats.
     """
     N, C = out.shape
     S, D = k.shape[0], C // heads
     flat = [np.lib.stride_tricks.as_strided(a, ((a.shape[0] - 1) * (a.strides[0] // 4) + C,), (4,)) for a in (q, k, v)]
-    geometry = np.array([N, S, C, D, q.strides[0] // 4, k.strides[0] // 4, v.strides[0] // 4])
+    geometry = np.array([N, S, C, D, q.strides[0] // 4, k.strides[0] // 4, v.strides[0] // 4, *block_sizes(D)])
     blocks = -(-S // KEYS)
     pool().run(_pack_tiles, heads * blocks, 0, flat[1], flat[2], packed, geometry)
     scratch = QUERIES * (2 + KEYS + padded(D) + 2)
     pool().run(_attention_tiles, heads * -(-N // QUERIES), scratch, flat[0], packed, out.reshape(-1), geometry)
 
 
-def packed_size(S: int, C: int, heads: int) -> int:
+def block_sizes(D: int) -> tuple[int, int]:
+    """Floats that a block of keys, packed, and one of values take."""
+    return packed_size(D, KEYS), packed_size(KEYS, D)
+
+
+def room(S: int, C: int, heads: int) -> int:
     """Floats that the packed keys and values take."""
-    return heads * -(-S // KEYS) * KEYS * (C // heads + padded(C // heads))
+    return heads * -(-S // KEYS) * sum(block_sizes(C // heads))
 
 
 @kernel
 def _pack_tiles(tile0, tile1, scratch, k, v, packed, geometry):  # type: ignore[no-untyped-def]
     """A block of keys as panels [D, PANEL] and of values as panels [keys, PANEL], as `gemm` reads them."""
-    _, S, _, D, _, lk, lv = geometry
+    _, S, _, D, _, lk, lv, keys, values = geometry
     for tile in range(tile0, tile1):
         blocks = (S + KEYS - 1) // KEYS
         head, block = tile // blocks, tile % blocks
         first = block * KEYS
         size = min(KEYS, S - first)
-        wide = padded_columns(D)
-        at = tile * KEYS * (D + wide)
-        pack_columns(k, first * lk + head * D, lk, size, D, view(packed, at, KEYS * D))
-        pack_rows(v, first * lv + head * D, lv, size, D, view(packed, at + KEYS * D, size * wide))
+        at = tile * (keys + values)
+        pack_columns(k, first * lk + head * D, lk, size, D, view(packed, at, keys))
+        pack_rows(v, first * lv + head * D, lv, size, D, view(packed, at + keys, values))
 
 
 @kernel
 def _attention_tiles(tile0, tile1, scratch, q, packed, out, geometry):  # type: ignore[no-untyped-def]
     """One head and QUERIES rows: for each block of keys scores, running maximum, weights, and their product with the values."""
-    N, S, C, D, lq, _, _ = geometry
+    N, S, C, D, lq, _, _, keys, values = geometry
     for tile in range(tile0, tile1):
         across = (N + QUERIES - 1) // QUERIES
         head, first = tile // across, tile % across * QUERIES
@@ -75,10 +79,10 @@ def _attention_tiles(tile0, tile1, scratch, q, packed, out, geometry):  # type: 
         clear(view(scratch, at_result, M * wide))
         for block in range(blocks):
             size = min(KEYS, S - block * KEYS)
-            keys = (head * blocks + block) * KEYS * (D + wide)
+            at_keys = (head * blocks + block) * (keys + values)
             for m in range(M):
                 table[m] = (first + m) * lq + head * D
-            gemm(q, 0, table, 0, M, packed, keys, D, 0, scratch, at_scores, KEYS, size, D, False)
+            gemm(q, 0, table, 0, M, packed, at_keys, D, 0, scratch, at_scores, KEYS, size, D, False)
             for m in range(M):
                 scores = view(scratch, at_scores + m * KEYS, size)
                 highest = max(top[m], largest_of(scores))
@@ -89,7 +93,7 @@ def _attention_tiles(tile0, tile1, scratch, q, packed, out, geometry):  # type: 
                     top[m] = highest
                 total[m] += _weights(scores, highest, scale)
                 table[m] = at_scores + m * KEYS
-            gemm(scratch, 0, table, 0, M, packed, keys + KEYS * D, size, 0, scratch, at_result, wide, D, size, True)
+            gemm(scratch, 0, table, 0, M, packed, at_keys + keys, size, 0, scratch, at_result, wide, D, size, True)
         for m in range(M):
             target = view(out, (first + m) * C + head * D, D)
             source = view(scratch, at_result + m * wide, D)

@@ -114,7 +114,7 @@ class Compiled(Reference):
 
     def attention(self, q: Array, k: Array, v: Array, heads: int) -> Array:
         out = self.arena.take(*q.shape)
-        packed = self.arena.take(attention.packed_size(k.shape[0], k.shape[1], heads))
+        packed = self.arena.take(attention.room(k.shape[0], k.shape[1], heads))
         attention.attention(q, k, v, heads, out, packed)
         self.free(packed)
         return out

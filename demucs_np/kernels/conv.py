@@ -35,9 +35,9 @@ def prepare(conv: Conv) -> Conv:
         gamma, beta = conv.norm
         projection = Projection.of(matrix[0], bias)
         matrix, bias = np.concatenate([matrix[0] * gamma, [bias * gamma], [gamma]])[None], beta
-    packed = [pack(tap[:, order]) for tap in matrix]
+    packed = [pack(tap[:, order], bias[order] if t == conv.taps // 2 else None) for t, tap in enumerate(matrix)]
     panels = packed[0] if len(packed) == 1 else np.concatenate(packed)
-    return replace(conv, matrix=panels, bias=np.ascontiguousarray(bias[order]), norm=None, projection=projection)
+    return replace(conv, matrix=panels, norm=None, projection=projection)
 
 
 def glu_order(conv: Conv, chunk: int) -> Any:
@@ -102,12 +102,12 @@ def conv_(
     arrays = [_NOTHING if a is None else a.reshape(-1) for a in (skip, before, stats, scale)]
     tiles = -(-B // count) * -(-rows // length)
     scratch = 2 * count * length + area + result
-    pool().run(_conv_tiles, tiles, scratch, x.reshape(-1), conv.matrix, conv.bias, *arrays, out.reshape(-1), geometry)
+    pool().run(_conv_tiles, tiles, scratch, x.reshape(-1), conv.matrix, *arrays, out.reshape(-1), geometry)
 
 
 @kernel
-def _conv_tiles(tile0, tile1, scratch, x, weights, bias, skip, before, stats, scale, out, geometry):  # type: ignore[no-untyped-def]
-    """Tiles of `conv_`: gather the input with its halo, then for each chunk of columns bias, product, activation, store."""
+def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, out, geometry):  # type: ignore[no-untyped-def]
+    """Tiles of `conv_`: gather the input with its halo, then for each chunk of columns product, activation, store."""
     B, L, C, width, stride, pad, taps, dilation, rows, N, count, length, gathered, slot, area, area_of_result, act, limit, crop = geometry
     places = C + 2 if stats.size else C
     for tile in range(tile0, tile1):
@@ -151,14 +151,14 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, bias, skip, before, stats, sc
                 z, at, ldc = out, b0 * limit + l0 * N + n, N
             else:
                 z, at, ldc = scratch, 2 * count * length + area, padded_columns(columns)
-            _fill(z, at, ldc, M, view(bias, n, columns))
-            for tap in range(taps):
+            for i in range(taps):
+                tap = (i + taps // 2) % taps  # the one in the middle first, which every row has, with the bias
                 db = (tap - taps // 2) * dilation
                 low, high = max(b0, -db), min(b1, B - db)
                 if low < high:
                     m = (low - b0) * nl
-                    at_tap = (tap * padded_columns(N) + n) * K
-                    gemm(source, db * slot, table, m, (high - low) * nl, weights, at_tap, K, 0, z, at + m * ldc, ldc, columns, K, True)
+                    at_tap = (tap * padded_columns(N) + n) * (1 + K)
+                    gemm(source, db * slot, table, m, (high - low) * nl, weights, at_tap, K, 0, z, at + m * ldc, ldc, columns, K, i > 0)
             for b in range(b0, b1):
                 for p in range(l0, l1):
                     row = view(z, at, columns)
@@ -173,17 +173,6 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, bias, skip, before, stats, sc
                         else:
                             _store(row, act == GLU, place, target)
                     at += ldc
-
-
-@inline
-def _fill(z, at, ldc, M, bias):  # type: ignore[no-untyped-def]
-    """The bias in each of M rows, zero in the columns that only fill up the last vector."""
-    for m in range(M):
-        row = view(z, at + m * ldc, padded_columns(bias.size))
-        for i in range(bias.size):
-            row[i] = bias[i]
-        for i in range(bias.size, row.size):
-            row[i] = np.float32(0)
 
 
 @inline

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .._jit import kernel, view
-from .conv import ACTIVATIONS, CHUNK, _activate, _fill, _store_scaled
+from .conv import ACTIVATIONS, CHUNK, _activate, _store_scaled
 from .gemm import LANES, PANEL, gemm, padded
 from .layer import Conv
 from .tiles import pool
@@ -24,12 +24,12 @@ def feed_forward(y: np.ndarray, widen: Conv, narrow: Conv, scale: np.ndarray, ou
     hidden_pitch, pitch = CHUNK + LANES, padded(C) + LANES
     scratch = 2 * TOKENS + TOKENS * (hidden_pitch + pitch)
     geometry = np.array([N, C, widen.columns, ACTIVATIONS[widen.activation], hidden_pitch, pitch])
-    arrays = (y.reshape(-1), widen.matrix, widen.bias, narrow.matrix, narrow.bias, scale, out.reshape(-1))
+    arrays = (y.reshape(-1), widen.matrix, narrow.matrix, scale, out.reshape(-1))
     pool().run(_feed_forward_tiles, -(-N // TOKENS), scratch, *arrays, geometry)
 
 
 @kernel
-def _feed_forward_tiles(tile0, tile1, scratch, y, weights1, bias1, weights2, bias2, scale, out, geometry):  # type: ignore[no-untyped-def]
+def _feed_forward_tiles(tile0, tile1, scratch, y, weights1, weights2, scale, out, geometry):  # type: ignore[no-untyped-def]
     """TOKENS rows: for each chunk of hidden channels the first product, its activation, and its part of the second product."""
     N, C, hidden, act, hidden_pitch, pitch = geometry
     for tile in range(tile0, tile1):
@@ -38,16 +38,14 @@ def _feed_forward_tiles(tile0, tile1, scratch, y, weights1, bias1, weights2, bia
         table = scratch[: 2 * TOKENS].view(np.int64)
         at_hidden = 2 * TOKENS
         at = at_hidden + TOKENS * hidden_pitch
-        _fill(scratch, at, pitch, M, bias2)
         for n in range(0, hidden, CHUNK):
             columns = min(CHUNK, hidden - n)
             for m in range(M):
                 table[m] = (first + m) * C
-            _fill(scratch, at_hidden, hidden_pitch, M, view(bias1, n, columns))
-            gemm(y, 0, table, 0, M, weights1, n * C, C, 0, scratch, at_hidden, hidden_pitch, columns, C, True)
+            gemm(y, 0, table, 0, M, weights1, n * (1 + C), C, 0, scratch, at_hidden, hidden_pitch, columns, C, False)
             for m in range(M):
                 table[m] = at_hidden + m * hidden_pitch
                 _activate(view(scratch, at_hidden + m * hidden_pitch, columns), act)
-            gemm(scratch, 0, table, 0, M, weights2, 0, hidden, n, scratch, at, pitch, C, columns, True)
+            gemm(scratch, 0, table, 0, M, weights2, 0, hidden, n, scratch, at, pitch, C, columns, n > 0)
         for m in range(M):
             _store_scaled(view(scratch, at + m * pitch, C), False, scale, 0, view(out, (first + m) * C, C))

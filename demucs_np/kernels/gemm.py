@@ -1,10 +1,10 @@
 """The matrix product under everything: a micro-kernel that holds a block of the result in vector registers.
 
-    C[m, n] (+)= sum over k of  A[rows[m] + k] * B[k, n]
+    C[m, n] = bias[n] + sum over k of  A[rows[m] + k] * B[k, n],    or C[m, n] += the sum
 
 A is read in place: `rows` holds the offset of each row's first element, so rows may overlap, skip or come in any order. In a
 channels-last layout the window of a convolution along one axis is contiguous, and so a strided convolution is this product, with no
-im2col. B is packed once, at load, into panels of `PANEL` columns, each contiguous along k.
+im2col. B and the bias are packed once, at load, into panels of `PANEL` columns, each contiguous along k.
 
 Every element of C is one chain of fused multiply-adds over k, in blocks of `DEPTH` that are added up in order. Neither the number of
 rows and columns held in registers nor the vector width changes that order: the bits are the same on every machine with FMA.
@@ -23,6 +23,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .._jit import DISABLED, inline, view
+from .sums import clear
 
 DEPTH = 192  # k block: long enough to hide the store and reload of C, short enough for float32 sums to stay accurate and panels in L1/L2
 
@@ -45,16 +46,19 @@ ROWS = (12, 4) if LANES == 16 else (6, 2)
 
 
 def _micro_kernel(mr: int, lanes: int, vectors: int) -> Any:
-    """An intrinsic `(A, a, rows, r, B, b, C, c, ldc, K, accumulate)` on flat arrays and element offsets, for `mr` rows of C and
-    `vectors * lanes` columns: all accumulators in registers, one broadcast load of A and `vectors` loads of B per step of k."""
+    """An intrinsic `(A, a, rows, r, B, b, bias, C, c, ldc, K, accumulate)` on flat arrays and element offsets, for `mr` rows of C and
+    `vectors * lanes` columns: all accumulators in registers, one broadcast load of A and `vectors` loads of B per step of k. The sums
+    are added to C, or to the row of B at `bias`."""
 
     @intrinsic
-    def micro(typingctx: Any, A: Any, a: Any, rows: Any, r: Any, B: Any, b: Any, C: Any, c: Any, ldc: Any, K: Any, accumulate: Any) -> Any:
+    def micro(
+        typingctx: Any, A: Any, a: Any, rows: Any, r: Any, B: Any, b: Any, bias: Any, C: Any, c: Any, ldc: Any, K: Any, accumulate: Any
+    ) -> Any:
         n = types.intp
-        signature = types.void(A, n, rows, n, B, n, C, n, n, n, types.boolean)
+        signature = types.void(A, n, rows, n, B, n, n, C, n, n, n, types.boolean)
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            A, a, rows, r, B, b, C, c, ldc, K, accumulate = args
+            A, a, rows, r, B, b, bias, C, c, ldc, K, accumulate = args
             i64, i32, vector = ir.IntType(64), ir.IntType(32), ir.VectorType(ir.FloatType(), lanes)
             undefined, splat = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(i32, lanes), [0] * lanes)
 
@@ -84,20 +88,19 @@ def _micro_kernel(mr: int, lanes: int, vectors: int) -> Any:
             def in_panel(k: Any, v: int) -> Any:
                 return vectors_at(pb, builder.add(builder.mul(k, i64(vectors * lanes)), i64(v * lanes)))
 
-            pa, pr, pb, pc = data(0, A, a), data(2, rows, r), data(4, B, b), data(6, C, c)
+            pa, pr, pb, pc = data(0, A, a), data(2, rows, r), data(4, B, b), data(7, C, c)
             row = [builder.gep(pa, [builder.load(builder.gep(pr, [i64(m)]))]) for m in range(mr)]
             out = [vectors_at(pc, builder.add(builder.mul(ldc, i64(m)), i64(v * lanes))) for m in range(mr) for v in range(vectors)]
-
             before, function = builder.block, builder.function
-            head, body, done, add, end = (function.append_basic_block(name) for name in ("head", "body", "done", "add", "end"))
+            head, body, done = (function.append_basic_block(name) for name in ("head", "body", "done"))
             zero = ir.Constant(vector, [0.0] * lanes)
             builder.branch(head)
             builder.position_at_end(head)
             k = builder.phi(i64)
             k.add_incoming(i64(0), before)
-            total = [builder.phi(vector) for _ in out]
-            for phi in total:
-                phi.add_incoming(zero, before)
+            totals = [builder.phi(vector) for _ in out]
+            for total in totals:
+                total.add_incoming(zero, before)
             builder.cbranch(builder.icmp_signed("<", k, K), body, done)
             builder.position_at_end(body)
             panel = [load(in_panel(k, v)) for v in range(vectors)]
@@ -107,25 +110,21 @@ def _micro_kernel(mr: int, lanes: int, vectors: int) -> Any:
             for m in range(mr):
                 scalar = builder.load(builder.gep(row[m], [k]))
                 broadcast = builder.shuffle_vector(builder.insert_element(undefined, scalar, i32(0)), undefined, splat)
-                new += [multiply_add(broadcast, panel[v], total[m * vectors + v]) for v in range(vectors)]
+                new += [multiply_add(broadcast, panel[v], totals[m * vectors + v]) for v in range(vectors)]
             k.add_incoming(builder.add(k, i64(1)), body)
-            for phi, value in zip(total, new, strict=True):
-                phi.add_incoming(value, body)
+            for total, value in zip(totals, new, strict=True):
+                total.add_incoming(value, body)
             builder.branch(head)
 
             builder.position_at_end(done)
-            builder.cbranch(accumulate, add, end)
-            builder.position_at_end(add)
-            sums = [builder.fadd(value, load(pointer)) for value, pointer in zip(total, out, strict=True)]
-            builder.branch(end)
-            builder.position_at_end(end)
-            for value, summed, pointer in zip(total, sums, out, strict=True):
-                final = builder.phi(vector)
-                final.add_incoming(value, done)
-                final.add_incoming(summed, add)
-                out[out.index(pointer)] = (final, pointer)
-            for final, pointer in out:
-                builder.store(final, pointer).align = 4
+            with builder.if_else(accumulate) as (to_result, to_bias):
+                with to_result:
+                    for total, pointer in zip(totals, out, strict=True):
+                        builder.store(builder.fadd(total, load(pointer)), pointer).align = 4
+                with to_bias:
+                    first = [load(vectors_at(data(4, B, bias), i64(v * lanes))) for v in range(vectors)]
+                    for i, (total, pointer) in enumerate(zip(totals, out, strict=True)):
+                        builder.store(builder.fadd(total, first[i % vectors]), pointer).align = 4
             return context.get_dummy_value()
 
         return signature, codegen
@@ -136,13 +135,13 @@ def _micro_kernel(mr: int, lanes: int, vectors: int) -> Any:
 def _plain_kernel(mr: int, lanes: int, vectors: int) -> Any:
     """The same in Python, for NUMBA_DISABLE_JIT=1."""
 
-    def micro(A: Any, a: int, rows: Any, r: int, B: Any, b: int, C: Any, c: int, ldc: int, K: int, accumulate: bool) -> None:
+    def micro(A: Any, a: int, rows: Any, r: int, B: Any, b: int, bias: int, C: Any, c: int, ldc: int, K: int, accumulate: bool) -> None:
         width = vectors * lanes
         panel = B[b : b + K * width].reshape(K, width)
         for m in range(mr):
             start = a + rows[r + m]
             out = C[c + m * ldc : c + m * ldc + width]
-            out[:] = A[start : start + K] @ panel + (out if accumulate else 0)
+            out[:] = A[start : start + K] @ panel + (out if accumulate else B[bias : bias + width])
 
     return micro
 
@@ -158,17 +157,17 @@ def _over_rows(lanes: int, vectors: int) -> Any:
     step = MEDIUM if vectors > 1 else 1
 
     @inline
-    def panel(A, a, rows, r, M, B, b, C, c, ldc, K, accumulate):  # type: ignore[no-untyped-def]
+    def panel(A, a, rows, r, M, B, b, bias, C, c, ldc, K, accumulate):  # type: ignore[no-untyped-def]
         m = 0
         while m + LARGE <= M:
-            large(A, a, rows, r + m, B, b, C, c + m * ldc, ldc, K, accumulate)
+            large(A, a, rows, r + m, B, b, bias, C, c + m * ldc, ldc, K, accumulate)
             m += LARGE
         while m + step <= M:
-            medium(A, a, rows, r + m, B, b, C, c + m * ldc, ldc, K, accumulate)
+            medium(A, a, rows, r + m, B, b, bias, C, c + m * ldc, ldc, K, accumulate)
             m += step
         if step > 1:
             while m < M:
-                single(A, a, rows, r + m, B, b, C, c + m * ldc, ldc, K, accumulate)
+                single(A, a, rows, r + m, B, b, bias, C, c + m * ldc, ldc, K, accumulate)
                 m += 1
 
     return panel
@@ -179,9 +178,9 @@ _double, _single, _half = _over_rows(LANES, 2), _over_rows(LANES, 1), _over_rows
 
 @inline
 def gemm(A, a, rows, r, M, B, b, height, top, C, c, ldc, N, K, accumulate):  # type: ignore[no-untyped-def]
-    """C[m, :N] (+)= A[a + rows[r + m] : + K] · B for m < M, into C[c + m*ldc :], ldc >= padded_columns(N).
+    """C[m, :N] = bias + A[a + rows[r + m] : + K] · B for m < M, into C[c + m*ldc :], ldc >= padded_columns(N); or added to C.
 
-    B is the rows top ... top + K of a matrix of `height` rows, packed by `pack`, at offset b.
+    B is the rows top ... top + K of a matrix of `height` rows, packed with its bias by `pack`, at offset b.
 
     A k block of the rows stays in L2 while the panels pass, a k block of the panel in L1 or L2 while the rows pass.
     """
@@ -192,13 +191,14 @@ def gemm(A, a, rows, r, M, B, b, height, top, C, c, ldc, N, K, accumulate):  # t
         j = 0
         while j < columns:
             width = panel_width(columns - j)
-            panel = b + j * height + (top + k) * width
+            bias = b + j * (height + 1)
+            panel = bias + (1 + top + k) * width
             if width == PANEL:
-                _double(A, a + k, rows, r, M, B, panel, C, c + j, ldc, depth, add)
+                _double(A, a + k, rows, r, M, B, panel, bias, C, c + j, ldc, depth, add)
             elif width == LANES:
-                _single(A, a + k, rows, r, M, B, panel, C, c + j, ldc, depth, add)
+                _single(A, a + k, rows, r, M, B, panel, bias, C, c + j, ldc, depth, add)
             else:
-                _half(A, a + k, rows, r, M, B, panel, C, c + j, ldc, depth, add)
+                _half(A, a + k, rows, r, M, B, panel, bias, C, c + j, ldc, depth, add)
             j += width
 
 
@@ -215,16 +215,22 @@ def next_panel(columns: int) -> int:
 padded_columns, panel_width = inline(padded), inline(next_panel)  # for kernels; calling these from Python would compile them
 
 
-def pack(matrix: np.ndarray) -> np.ndarray:
-    """(K, N) float32 -> flat panels of PANEL columns, then one of LANES and one of HALF where they are needed; missing columns are zero."""
+def pack(matrix: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+    """(K, N) float32 -> flat panels of PANEL columns, then one of LANES and one of HALF where they are needed; missing columns are zero.
+
+    Each panel begins with its part of the bias (N), or zeros, and is [1 + K, width].
+    """
     K, N = matrix.shape
     columns = padded(N)
-    panels = np.zeros(K * columns, np.float32)
+    panels = np.zeros((1 + K) * columns, np.float32)
     j = 0
     while j < columns:
         width = next_panel(columns - j)
-        part = matrix[:, j : j + width]
-        panels[j * K : (j + width) * K].reshape(K, width)[:, : part.shape[1]] = part
+        inside = min(width, N - j)
+        panel = panels[j * (1 + K) : (j + width) * (1 + K)].reshape(1 + K, width)
+        if bias is not None:
+            panel[0, :inside] = bias[j : j + inside]
+        panel[1:, :inside] = matrix[:, j : j + inside]
         j += width
     return panels
 
@@ -235,15 +241,16 @@ def pack_columns(x, start, pitch, size, K, out):  # type: ignore[no-untyped-def]
     j = 0
     while j < padded_columns(size):
         width = panel_width(padded_columns(size) - j)
-        panel = view(out, j * K, K * width)
+        panel = view(out, j * (1 + K), (1 + K) * width)
         for i in range(width):
+            panel[i] = np.float32(0)
             if j + i < size:
                 column = view(x, start + (j + i) * pitch, K)
                 for k in range(K):
-                    panel[k * width + i] = column[k]
+                    panel[(1 + k) * width + i] = column[k]
             else:
                 for k in range(K):
-                    panel[k * width + i] = np.float32(0)
+                    panel[(1 + k) * width + i] = np.float32(0)
         j += width
 
 
@@ -254,10 +261,16 @@ def pack_rows(x, start, pitch, size, N, out):  # type: ignore[no-untyped-def]
     while j < padded_columns(N):
         width = panel_width(padded_columns(N) - j)
         inside = min(width, N - j)
+        clear(view(out, j * (1 + size), width))
         for i in range(size):
-            row, source = view(out, j * size + i * width, width), view(x, start + i * pitch + j, inside)
+            row, source = view(out, j * (1 + size) + (1 + i) * width, width), view(x, start + i * pitch + j, inside)
             for n in range(inside):
                 row[n] = source[n]
             for n in range(inside, width):
                 row[n] = np.float32(0)
         j += width
+
+
+def packed_size(K: int, N: int) -> int:
+    """Floats of a packed matrix (K, N)."""
+    return (1 + K) * padded(N)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._jit import exact, inline, kernel, view
 from .activation import exp, sigmoid
-from .attention import largest_of
+from .attention import block_sizes, largest_of
 from .gemm import gemm, pack_columns, pack_rows, padded, padded_columns
 from .sums import total_of
 from .tiles import pool
@@ -29,15 +29,15 @@ def local_attention(x: np.ndarray, heads: int, decays: int, out: np.ndarray) -> 
     T, F, C = out.shape
     D = C // heads
     wide = padded(D)
-    scratch = QUERIES * (2 + KEYS + wide + 3) + KEYS * (D + wide)
+    scratch = QUERIES * (2 + KEYS + wide + 3) + sum(block_sizes(D))
     tiles = F * heads * -(-T // QUERIES)
-    pool().run(_local_attention_tiles, tiles, scratch, x.reshape(-1), out.reshape(-1), np.array([T, F, C, heads, decays]))
+    pool().run(_local_attention_tiles, tiles, scratch, x.reshape(-1), out.reshape(-1), np.array([T, F, C, heads, decays, *block_sizes(D)]))
 
 
 @kernel
 def _local_attention_tiles(tile0, tile1, scratch, x, out, geometry):  # type: ignore[no-untyped-def]
     """QUERIES queries of one head and row: for each block of keys scores, running maximum, weights, and their product with the values."""
-    T, F, C, heads, decays = geometry
+    T, F, C, heads, decays, keys, values = geometry
     for tile in range(tile0, tile1):
         D = C // heads
         wide = padded_columns(D)
@@ -53,7 +53,7 @@ def _local_attention_tiles(tile0, tile1, scratch, x, out, geometry):  # type: ig
         top, total, rate = view(scratch, at_sums, M), view(scratch, at_sums + M, M), view(scratch, at_sums + 2 * M, M)
         at_result = at_sums + 3 * QUERIES
         at_keys = at_result + QUERIES * wide
-        at_values = at_keys + KEYS * D
+        at_values = at_keys + keys
         scale = np.float32(1 / np.sqrt(np.float64(D)))
         for m in range(M):
             logits = f * (3 * C + heads * decays) + 3 * C + head * decays + (first + m) * lx
@@ -61,8 +61,8 @@ def _local_attention_tiles(tile0, tile1, scratch, x, out, geometry):  # type: ig
         scratch[at_result : at_result + M * wide] = 0
         for begin in range(0, T, KEYS):
             size = min(KEYS, T - begin)
-            pack_columns(x, query + C + begin * lx, lx, size, D, view(scratch, at_keys, KEYS * D))
-            pack_rows(x, query + 2 * C + begin * lx, lx, size, D, view(scratch, at_values, KEYS * wide))
+            pack_columns(x, query + C + begin * lx, lx, size, D, view(scratch, at_keys, keys))
+            pack_rows(x, query + 2 * C + begin * lx, lx, size, D, view(scratch, at_values, values))
             for m in range(M):
                 table[m] = query + (first + m) * lx
             gemm(x, 0, table, 0, M, scratch, at_keys, D, 0, scratch, at_scores, KEYS, size, D, False)

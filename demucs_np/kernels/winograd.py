@@ -1,13 +1,14 @@
-"""Convolutions with fewer multiplications: Winograd's minimal filtering F(2, 3) along one axis or two, and F(2, 2) for strided ones.
+"""Convolutions with fewer multiplications: Winograd's minimal filtering F(2, 3) along one axis or two, and F(3, 2) for strided ones.
 
-Two neighbouring outputs of a filter with 3 weights take 6 multiplications, or 4 of sums of inputs with sums of weights; with 2 weights
-they take 3 instead of 4. Along both axes a patch of 2x2 outputs takes 16 instead of 36. Each of these is a matrix product over channels
-of one matrix of transformed weights. A convolution of width 8 and stride 4 is a filter with 2 weights over blocks of 4 positions,
-which in a channels-last layout are contiguous; so is a transposed one, from pairs of inputs to blocks of 4 outputs.
+Two neighbouring outputs of a filter with 3 weights, or three of one with 2, take 6 multiplications, or 4 of sums of inputs with sums of
+weights. Along both axes a patch of 2x2 outputs takes 16 instead of 36. Each of these is a matrix product over channels of one matrix
+of transformed weights. A convolution of width 8 and stride 4 is a filter with 2 weights over blocks of 4 positions, which in a
+channels-last layout are contiguous; so is a transposed one, from pairs of inputs to blocks of 4 outputs.
 
 What it gains: the decoder's 3x3 convolutions, 57 of a segment's 335 GFLOP, become 25; the time branch's, 9.5, become 6.3; the strided
-and transposed ones, 29, become 22. Larger patches, F(4, 3), would save more, but they lose 9 dB of precision; these only add and
-halve. Source: Winograd 1980, "Arithmetic Complexity of Computations"; Lavin and Gray 2015, section 4.
+and transposed ones, 29, become 20. Larger patches, F(4, 3), would save more, but they lose 4 dB of precision along one axis and 9 dB
+along two; these only add and halve, and are as exact as the sums they replace. Source: Winograd 1980, "Arithmetic Complexity of
+Computations"; Lavin and Gray 2015, section 4.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from .layer import Conv
 from .tiles import pool
 
 COLUMNS = 96  # of the result in work at a time
-# By the number of weights along an axis: transformed weights, as a matrix; transformed inputs and the two outputs, as signed sums.
-WEIGHTS = {2: [[1, 0], [1, 1], [0, 1]], 3: [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]}
-INPUTS = {2: [[1, -1, 0], [0, 1, 0], [0, 1, -1]], 3: [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]}
-OUTPUTS = {2: [[1, 1, 0], [0, 1, -1]], 3: [[1, 1, 1, 0], [0, 1, -1, -1]]}
+# Transformed inputs, as signed sums; by the number of weights along an axis, transformed weights, as a matrix, and outputs, as sums.
+INPUTS = [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, -1, 0, 1]]
+WEIGHTS = {2: [[1, 0], [0.5, 0.5], [0.5, -0.5], [0, 1]], 3: [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]}
+OUTPUTS = {2: [[1, 1, 1, 0], [0, 1, -1, 0], [0, 1, 1, 1]], 3: [[1, 1, 1, 0], [0, 1, -1, 1]]}
 assert COLUMNS % PANEL == 0
 
 
@@ -45,28 +46,35 @@ def suits(conv: Conv) -> bool:
 
 
 def prepare(conv: Conv) -> Conv:
-    """The same layer with transformed weights, packed: 3 or 4 matrices [stride*C, N], or for 3 taps 16."""
+    """The same layer with transformed weights, packed: 4 matrices [stride*C, N], or for 3 taps 16."""
     r, depth, N = conv.width // conv.stride, conv.stride * conv.channels, conv.columns
     weights = conv.matrix.reshape(conv.taps, r, depth, N)
     order = glu_order(conv, COLUMNS)
     along, across = np.array(WEIGHTS[r]), np.array(WEIGHTS[3]) if conv.taps == 3 else np.ones((1, 1))
-    matrices = np.empty((len(across) * len(along), depth, N), np.float32)
+    matrices = np.zeros((4 * len(across), 1 + depth, N), np.float32)
     rows = max(1, 2**16 // N)
     for row in range(0, depth, rows):  # some rows at a time: the largest layers have 100 MB of weights
         part = weights[:, :, row : row + rows, order].astype(np.float64)
         size = part[0, 0].size
         part = along @ part.reshape(conv.taps, r, size)
-        part = across @ part.reshape(conv.taps, len(along) * size)
-        matrices[:, row : row + rows] = part.reshape(-1, size // N, N)
+        part = across @ part.reshape(conv.taps, 4 * size)
+        matrices[:, 1 + row : 1 + row + rows] = part.reshape(-1, size // N, N)
+    bias = matrices[5 if conv.taps == 3 else 1, 0]
+    bias[:] = conv.bias[order]  # of the product that goes into all outputs with a plus
     for matrix in matrices:
-        matrix[:] = pack(matrix).reshape(matrix.shape)
-    return replace(conv, matrix=matrices.reshape(-1), bias=conv.bias[order], winograd=True)
+        matrix[:] = pack(matrix[1:], matrix[0]).reshape(matrix.shape)
+    return replace(conv, matrix=matrices.reshape(-1), winograd=True)
+
+
+def outputs_along(conv: Conv) -> int:
+    """Outputs along L of a patch."""
+    return len(OUTPUTS[conv.width // conv.stride])
 
 
 def patches(B: int, rows: int, conv: Conv) -> tuple[int, int]:
     """Patches of a tile along B and L: whole blocks of rows of the product, and few enough to stay in L2 when transformed."""
     number = 48 if conv.stride * conv.channels < 192 else 24
-    along = -(-rows // 2)
+    along = -(-rows // outputs_along(conv))
     if conv.taps == 1:
         length = min(2 * number, along)
         return max(1, min(B, 2 * number // length)), length
@@ -80,65 +88,63 @@ def winograd(
     """out[B, L_out, C_out] = activation(conv(x + skip) + bias + before) for a layer that `suits`, prepared. Arrays as for `conv_`."""
     B, L, C = x.shape
     count, length = patches(B, rows, conv)
-    r, step = conv.width // conv.stride, 2 if conv.taps == 3 else 1  # step: rows of B that a patch gives
-    tiles = -(-B // (step * count)) * -(-rows // (2 * length))
+    m, step = outputs_along(conv), 2 if conv.taps == 3 else 1  # rows of L and of B that a patch gives
+    tiles = -(-B // (step * count)) * -(-rows // (m * length))
     number, depth = count * length, conv.stride * C
-    gathered = (step * count + conv.taps - 1) * (2 * length + r - 1) * depth
-    scratch = 2 * number + gathered + (16 if conv.taps == 3 else r + 1) * number * (depth + COLUMNS)
-    numbers = [B, L, C, r, conv.taps, conv.stride, conv.pad, rows, conv.columns, count, length]
+    gathered = (step * count + conv.taps - 1) * (m * length + 4 - m) * depth
+    scratch = 2 * number + gathered + (16 if conv.taps == 3 else 4) * number * (depth + COLUMNS)
+    numbers = [B, L, C, m, conv.taps, conv.stride, conv.pad, rows, conv.columns, count, length]
     geometry = np.array([*numbers, ACTIVATIONS[conv.activation], out[0].size, conv.crop * conv.outputs])
     arrays = [_NOTHING if a is None else a.reshape(-1) for a in (skip, before)]
-    pool().run(_winograd_tiles, tiles, scratch, x.reshape(-1), conv.matrix, conv.bias, *arrays, out.reshape(-1), geometry)
+    pool().run(_winograd_tiles, tiles, scratch, x.reshape(-1), conv.matrix, *arrays, out.reshape(-1), geometry)
 
 
 @kernel
-def _winograd_tiles(tile0, tile1, scratch, x, weights, bias, skip, before, out, geometry):  # type: ignore[no-untyped-def]
+def _winograd_tiles(tile0, tile1, scratch, x, weights, skip, before, out, geometry):  # type: ignore[no-untyped-def]
     """Tiles of `winograd`: gather and transform the input; for each chunk of columns the products, outputs, activation, store."""
-    B, L, C, r, taps, stride, pad, rows, N, count, length, act, limit, crop = geometry
-    step, products = (2, 16) if taps == 3 else (1, r + 1)
+    B, L, C, m, taps, stride, pad, rows, N, count, length, act, limit, crop = geometry
+    step, products = (2, 16) if taps == 3 else (1, 4)
     halves = 2 if act == GLU else 1
     reach = taps // 2
     depth = stride * C
-    across = (rows + 2 * length - 1) // (2 * length)
+    across = (rows + m * length - 1) // (m * length)
     at_gathered = 2 * count * length
-    at_inputs = at_gathered + (step * count + 2 * reach) * (2 * length + r - 1) * depth
+    at_inputs = at_gathered + (step * count + 2 * reach) * (m * length + 4 - m) * depth
     at_products = at_inputs + products * count * length * depth
     for tile in range(tile0, tile1):
-        b0, l0 = tile // across * step * count, tile % across * 2 * length
+        b0, l0 = tile // across * step * count, tile % across * m * length
         nb = min(count, (B - b0 + step - 1) // step)
-        nl = min(length, (rows - l0 + 1) // 2)
+        nl = min(length, (rows - l0 + m - 1) // m)
         P = nb * nl
         table = scratch[: 2 * P].view(np.int64)
-        span = (2 * nl + r - 1) * stride
+        span = (m * nl + 4 - m) * stride
         for i in range(step * nb + 2 * reach):
             b = b0 + i - reach
             positions = L if 0 <= b < B else 0
             _gather(x, skip, b * positions, positions, C, l0 * stride - pad, span, view(scratch, at_gathered + i * span * C, span * C))
         for p in range(P):
             table[p] = at_inputs + p * depth
-            at = at_gathered + (step * (p // nl) * span + 2 * (p % nl) * stride) * C
+            at = at_gathered + (step * (p // nl) * span + m * (p % nl) * stride) * C
             if taps == 3:
-                _inputs33(scratch, at, span * C, depth, bias, scratch, at_inputs + p * depth, P * depth, depth)
-            elif r == 3:
-                _inputs3(scratch, at, 0, depth, bias, scratch, at_inputs + p * depth, P * depth, depth)
+                _inputs33(scratch, at, span * C, depth, scratch, at_inputs + p * depth, P * depth, depth)
             else:
-                _inputs2(scratch, at, 0, depth, bias, scratch, at_inputs + p * depth, P * depth, depth)
+                _inputs(scratch, at, 0, depth, scratch, at_inputs + p * depth, P * depth, depth)
         for n in range(0, N, COLUMNS):
             columns = min(COLUMNS, N - n)
             size = P * columns
             for k in range(products):
-                at, panel = at_products + k * size, (k * N + n) * depth
+                at, panel = at_products + k * size, (k * N + n) * (1 + depth)
                 gemm(scratch, k * P * depth, table, 0, P, weights, panel, depth, 0, scratch, at, columns, columns, depth, False)
             for p in range(P):
                 at = at_products + p * columns
                 if taps == 3:
-                    _outputs33(scratch, at, 4 * size, size, view(bias, n, columns), scratch, at, size, columns)
-                elif r == 3:
-                    _outputs3(scratch, at, 0, size, view(bias, n, columns), scratch, at, size, columns)
+                    _outputs33(scratch, at, 4 * size, size, scratch, at, size, columns)
+                elif m == 2:
+                    _outputs3(scratch, at, 0, size, scratch, at, size, columns)
                 else:
-                    _outputs2(scratch, at, 0, size, view(bias, n, columns), scratch, at, size, columns)
-                for k in range(2 * step):  # the results lie where the first products were
-                    b, position = b0 + step * (p // nl) + k // 2, l0 + 2 * (p % nl) + k % 2
+                    _outputs2(scratch, at, 0, size, scratch, at, size, columns)
+                for k in range(m * step):  # the results lie where the first products were
+                    b, position = b0 + step * (p // nl) + k // m, l0 + m * (p % nl) + k % m
                     if b < B and position < rows:
                         place = (position * N + n) // halves - crop
                         row = view(scratch, at + k * size, columns)
@@ -148,20 +154,20 @@ def _winograd_tiles(tile0, tile1, scratch, x, weights, bias, skip, before, out, 
                         _store(row, act == GLU, place, view(out, b * limit, limit))
 
 
-def _transform(matrix: list[list[int]], both: bool, add_bias: bool) -> Any:
-    """An intrinsic `(x, at, row, column, bias, out, to, step, size)` on flat arrays, over `size` channels in vectors: the signed sums
+def _transform(matrix: list[list[int]], both: bool) -> Any:
+    """An intrinsic `(x, at, row, column, out, to, step, size)` on flat arrays, over `size` channels in vectors: the signed sums
     that `matrix` says of the inputs at + j*column, or of those at + i*row + j*column along `both` axes, stored at to + k*step.
     All in registers, without the checks for overlap that a loop over so many arrays would need."""
 
     @intrinsic
-    def transform(typingctx: Any, x: Any, at: Any, row: Any, column: Any, bias: Any, out: Any, to: Any, step: Any, size: Any) -> Any:
+    def transform(typingctx: Any, x: Any, at: Any, row: Any, column: Any, out: Any, to: Any, step: Any, size: Any) -> Any:
         n = types.intp
-        signature = types.void(x, n, n, n, bias, out, n, n, n)
+        signature = types.void(x, n, n, n, out, n, n, n)
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            _, at, row, column, _, _, to, step, size = args
+            _, at, row, column, _, to, step, size = args
             i64, vector = ir.IntType(64), ir.VectorType(ir.FloatType(), LANES)
-            data, added, result = (context.make_array(sig.args[i])(context, builder, args[i]).data for i in (0, 4, 5))
+            data, result = (context.make_array(sig.args[i])(context, builder, args[i]).data for i in (0, 4))
 
             def pointer(base: Any, *terms: Any) -> Any:
                 offset = terms[0]
@@ -197,7 +203,6 @@ def _transform(matrix: list[list[int]], both: bool, add_bias: bool) -> Any:
                     columns = [sums([line[j] for line in lines]) for j in range(len(matrix))]
                     lines = [[column[i] for column in columns] for i in range(len(matrix))]
                 for k, value in enumerate(value for line in lines for value in line):
-                    value = builder.fadd(value, load(added, c)) if add_bias else value
                     builder.store(value, pointer(result, to, c, builder.mul(step, i64(k)))).align = 4
             return context.get_dummy_value()
 
@@ -206,21 +211,21 @@ def _transform(matrix: list[list[int]], both: bool, add_bias: bool) -> Any:
     return transform
 
 
-def _plain_transform(matrix: list[list[int]], both: bool, add_bias: bool) -> Any:
+def _plain_transform(matrix: list[list[int]], both: bool) -> Any:
     """The same in Python, for NUMBA_DISABLE_JIT=1."""
     signs = np.array(matrix, np.float32)
 
-    def transform(x: Any, at: int, row: int, column: int, bias: Any, out: Any, to: int, step: int, size: int) -> None:
+    def transform(x: Any, at: int, row: int, column: int, out: Any, to: int, step: int, size: int) -> None:
         indices = range(signs.shape[1])
         d = np.array([[x[at + i * row + j * column :][:size] for j in indices] for i in (indices if both else (0,))])
         y = np.einsum("kj,ijc->ikc", signs, d)
         y = (np.einsum("ki,ijc->kjc", signs, y) if both else y).reshape(-1, size)
         for k, line in enumerate(y):
-            out[to + k * step :][:size] = line + bias[:size] if add_bias else line
+            out[to + k * step :][:size] = line
 
     return transform
 
 
 _make = _plain_transform if DISABLED else _transform
-_inputs2, _inputs3, _inputs33 = _make(INPUTS[2], False, False), _make(INPUTS[3], False, False), _make(INPUTS[3], True, False)
-_outputs2, _outputs3, _outputs33 = _make(OUTPUTS[2], False, True), _make(OUTPUTS[3], False, True), _make(OUTPUTS[3], True, True)
+_inputs, _inputs33 = _make(INPUTS, False), _make(INPUTS, True)
+_outputs2, _outputs3, _outputs33 = _make(OUTPUTS[2], False), _make(OUTPUTS[3], False), _make(OUTPUTS[3], True)
