@@ -80,8 +80,8 @@ def conv_(
 ) -> None:
     """out[B, L_out, C_out] = activation(norm(conv(x + skip) + bias) + before), or with `scale` out += scale * that.
 
-    Arrays are float32, C-contiguous. x, skip: [B, L, C]; before: as out; stats: [L, 2], mean and 1/std for each row of L, if the layer
-    has a norm; scale: [C_out].
+    Arrays are float32, C-contiguous. x, skip: [B, L, C]; before: as out; stats: [L, 2], mean and 1/std for each row of L, or [1, 2] for
+    all, if the layer has a norm; scale: [C_out].
     `rows` is the number of windows along L. `out` must not be x or skip.
     """
     B, L, C = x.shape
@@ -145,6 +145,7 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, o
         halves = 2 if act == GLU else 1
         wide = N // halves
         direct = area_of_result == 0
+        group = b1 - b0 if crop == 0 and nl == rows and rows * wide == limit else 1  # of b whose rows follow each other in `out`
         for n in range(0, N, CHUNK):
             columns = min(CHUNK, N - n)
             if direct:
@@ -159,20 +160,18 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, o
                     m = (low - b0) * nl
                     at_tap = (tap * padded_columns(N) + n) * (1 + K)
                     gemm(source, db * slot, table, m, (high - low) * nl, weights, at_tap, K, 0, z, at + m * ldc, ldc, columns, K, i > 0)
-            for b in range(b0, b1):
-                for p in range(l0, l1):
-                    row = view(z, at, columns)
-                    place = p * wide - crop + n // halves
-                    if before.size:
-                        _add(row, view(before, b * limit + place, columns))
-                    _activate(row, act)
-                    if not direct:
-                        target = view(out, b * limit, limit)
-                        if scale.size:
-                            _store_scaled(row, act == GLU, view(scale, n // halves, columns // halves), place, target)
-                        else:
-                            _store(row, act == GLU, place, target)
-                    at += ldc
+            for b in range(b0, b1, group):
+                size = group * nl
+                place = l0 * wide - crop + n // halves
+                target = view(out, b * limit, group * limit)
+                if before.size:
+                    _add(z, at, ldc, size, columns, view(before, b * limit + place, (size - 1) * wide + columns), wide)
+                _activate(z, at, ldc, size, columns, act)
+                if scale.size:
+                    _store_scaled(z, at, ldc, size, act == GLU, view(scale, n // halves, columns // halves), place, wide, target)
+                elif not direct:
+                    _store(z, at, ldc, size, columns, act == GLU, place, wide, target)
+                at += size * ldc
 
 
 @inline
@@ -200,7 +199,8 @@ def _gather(x, skip, row, L, C, position, span, out):  # type: ignore[no-untyped
 def _gather_scaled(x, row, C, position, span, stats, out):  # type: ignore[no-untyped-def]
     """[x/std, 1/std, -mean/std] of each position."""
     for i in range(span):
-        mean, inverse = stats[2 * (position + i)], stats[2 * (position + i) + 1]
+        at = 2 * (position + i) if stats.size > 2 else 0
+        mean, inverse = stats[at], stats[at + 1]
         source, target = view(x, (row + position + i) * C, C), view(out, i * (C + 2), C)
         for c in range(C):
             target[c] = source[c] * inverse
@@ -208,51 +208,65 @@ def _gather_scaled(x, row, C, position, span, stats, out):  # type: ignore[no-un
         out[i * (C + 2) + C + 1] = -mean * inverse
 
 
-@inline
-def _add(z, other):  # type: ignore[no-untyped-def]
-    for i in range(z.size):
-        z[i] += other[i]
+# What follows works on M rows of `columns` results in z, `ldc` apart from `at` on. In `out` they are `pitch` apart from `place` on, and
+# what lies outside is dropped. Many rows to a call: a loop over the 48 numbers of one would take longer to set up than to run.
 
 
 @inline
-def _activate(row, act):  # type: ignore[no-untyped-def]
+def _add(z, at, ldc, M, columns, other, pitch):  # type: ignore[no-untyped-def]
+    for m in range(M):
+        row, added = view(z, at + m * ldc, columns), view(other, m * pitch, columns)
+        for i in range(row.size):
+            row[i] += added[i]
+
+
+@inline
+def _activate(z, at, ldc, M, columns, act):  # type: ignore[no-untyped-def]
     """GELU or ReLU in place; a GLU is left to `_store`."""
     if act == GELU:
-        for i in range(row.size):
-            row[i] = gelu(row[i])
+        for m in range(M):
+            row = view(z, at + m * ldc, columns)
+            for i in range(row.size):
+                row[i] = gelu(row[i])
     elif act == RELU:
-        for i in range(row.size):
-            row[i] = max(row[i], np.float32(0))
+        for m in range(M):
+            row = view(z, at + m * ldc, columns)
+            for i in range(row.size):
+                row[i] = max(row[i], np.float32(0))
 
 
 @inline
-def _store(row, gated, place, out):  # type: ignore[no-untyped-def]
-    """out[place : ...] = a row, or the GLU of it, as much as lies inside."""
-    size = row.size // 2 if gated else row.size
-    low, high = max(0, -place), min(size, out.size - place)
-    if low < high:
-        value, target = view(row, low, high - low), view(out, place + low, high - low)
-        if gated:
-            gate = view(row, size + low, high - low)
-            for i in range(value.size):
-                target[i] = value[i] * sigmoid(gate[i])
-        else:
-            for i in range(value.size):
-                target[i] = value[i]
+def _store(z, at, ldc, M, columns, gated, place, pitch, out):  # type: ignore[no-untyped-def]
+    """out = the rows, or the GLU of them."""
+    size = columns // 2 if gated else columns
+    for m in range(M):
+        first = place + m * pitch
+        low, high = max(0, -first), min(size, out.size - first)
+        if low < high:
+            value, target = view(z, at + m * ldc + low, high - low), view(out, first + low, high - low)
+            if gated:
+                gate = view(z, at + m * ldc + size + low, high - low)
+                for i in range(value.size):
+                    target[i] = value[i] * sigmoid(gate[i])
+            else:
+                for i in range(value.size):
+                    target[i] = value[i]
 
 
 @inline
-def _store_scaled(row, gated, scale, place, out):  # type: ignore[no-untyped-def]
+def _store_scaled(z, at, ldc, M, gated, scale, place, pitch, out):  # type: ignore[no-untyped-def]
     """As `_store`, but `out` += scale * that."""
     size = scale.size
-    low, high = max(0, -place), min(size, out.size - place)
-    if low < high:
-        value, target, factor = view(row, low, high - low), view(out, place + low, high - low), view(scale, low, high - low)
-        if gated:
-            gate = view(row, size + low, high - low)
-            # `out` alone stands for both terms of the sum: with the same array under two names the loop would not run as vector code
-            for i in range(value.size):
-                target[i] += factor[i] * (value[i] * sigmoid(gate[i]))
-        else:
-            for i in range(value.size):
-                target[i] += factor[i] * value[i]
+    for m in range(M):
+        first = place + m * pitch
+        low, high = max(0, -first), min(size, out.size - first)
+        if low < high:
+            value, target, factor = view(z, at + m * ldc + low, high - low), view(out, first + low, high - low), view(scale, low, high - low)
+            if gated:
+                gate = view(z, at + m * ldc + size + low, high - low)
+                # `out` alone stands for both terms of the sum: with the same array under two names the loop would not run as vector code
+                for i in range(value.size):
+                    target[i] += factor[i] * (value[i] * sigmoid(gate[i]))
+            else:
+                for i in range(value.size):
+                    target[i] += factor[i] * value[i]

@@ -43,9 +43,8 @@ def _feed_forward_tiles(tile0, tile1, scratch, y, weights1, weights2, scale, out
             for m in range(M):
                 table[m] = (first + m) * C
             gemm(y, 0, table, 0, M, weights1, n * (1 + C), C, 0, scratch, at_hidden, hidden_pitch, columns, C, False)
+            _activate(scratch, at_hidden, hidden_pitch, M, columns, act)
             for m in range(M):
                 table[m] = at_hidden + m * hidden_pitch
-                _activate(view(scratch, at_hidden + m * hidden_pitch, columns), act)
             gemm(scratch, 0, table, 0, M, weights2, 0, hidden, n, scratch, at, pitch, C, columns, n > 0)
-        for m in range(M):
-            _store_scaled(view(scratch, at + m * pitch, C), False, scale, 0, view(out, (first + m) * C, C))
+        _store_scaled(scratch, at, pitch, M, False, scale, first * C, C, out)

@@ -78,8 +78,8 @@ def _affine_tiles(tile0, tile1, scratch, x, scale, shift, out, geometry):  # typ
             source = view(x, (row // length * L + row % length + crop) * C, C)
             for i in range(C):
                 z[i] = source[i] * scale[i] + shift[i]
-            _activate(z, act)
-            _store(z, act == GLU, 0, view(out, row * wide, wide))
+            _activate(scratch, 0, C, 1, C, act)
+            _store(scratch, 0, C, 1, C, act == GLU, row * wide, wide, out)
 
 
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:

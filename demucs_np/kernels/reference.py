@@ -94,7 +94,7 @@ class Reference:
     ) -> Array:
         """residual + scale * activation(norm(conv(x + skip) + bias) + before) -> [B, length, outputs].
 
-        x, skip: [B, L, C]; before, residual: as the result; stats: [L, 2] mean and 1/std of `conv.norm`; scale: [outputs].
+        x, skip: [B, L, C]; before, residual: as the result; stats: [L, 2] or [1, 2], mean and 1/std of `conv.norm`; scale: [outputs].
         `rows` windows along L (default: all that fit the padded input), `length` positions of the result (default: all).
         A transposed convolution takes neither stats, before nor residual, and GLU no `before`. Raises ValueError for too long a result.
         """

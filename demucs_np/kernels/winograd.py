@@ -143,15 +143,19 @@ def _winograd_tiles(tile0, tile1, scratch, x, weights, skip, before, out, geomet
                     _outputs3(scratch, at, 0, size, scratch, at, size, columns)
                 else:
                     _outputs2(scratch, at, 0, size, scratch, at, size, columns)
-                for k in range(m * step):  # the results lie where the first products were
-                    b, position = b0 + step * (p // nl) + k // m, l0 + m * (p % nl) + k % m
-                    if b < B and position < rows:
-                        place = (position * N + n) // halves - crop
-                        row = view(scratch, at + k * size, columns)
+            for k in range(m * step):  # the results lie where the first products were
+                position = l0 + k % m
+                inside = min(nl, (rows - position + m - 1) // m)
+                place = (position * N + n) // halves - crop
+                for i in range(nb):
+                    b = b0 + step * i + k // m
+                    if b < B:
+                        at = at_products + k * size + i * nl * columns
                         if before.size:
-                            _add(row, view(before, b * limit + place, columns))
-                        _activate(row, act)
-                        _store(row, act == GLU, place, view(out, b * limit, limit))
+                            other = view(before, b * limit + place, (inside - 1) * m * N + columns)
+                            _add(scratch, at, columns, inside, columns, other, m * N)
+                        _activate(scratch, at, columns, inside, columns, act)
+                        _store(scratch, at, columns, inside, columns, act == GLU, place, m * N // halves, view(out, b * limit, limit))
 
 
 def _transform(matrix: list[list[int]], both: bool) -> Any:

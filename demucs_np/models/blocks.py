@@ -69,18 +69,17 @@ class DConv:
 
     def __call__(self, x: Array) -> Array:
         """x: [T, F, C] or [1, T, C], may be changed in place."""
-        ops, shape = self.ops, x.shape
-        if not self.freq:
-            x = x.reshape(-1, 1, x.shape[2])  # a time layer is [T, 1, C] here
+        ops = self.ops
         for shrink, (weight, bias), parts, expand, scale in self.layers:
-            h = ops.conv(x, shrink)  # [T, F, C] -> [T, F, C/compress]
+            h = ops.conv(x if self.freq else x.swapaxes(0, 1), shrink)  # [T, F, C] -> [T, F, C/compress], F = 1 in a time layer
             h = ops.norm_gelu(h, weight, bias)
             for part in parts:
                 h = part(h)
             stats = ops.projected_stats(h, expand)  # [F, 2]
-            x = ops.conv(h, expand, stats=stats, scale=scale, residual=x)  # -> [T, F, C]
+            h = h if self.freq else h.swapaxes(0, 1)  # -> [1, T, C/compress]
+            x = ops.conv(h, expand, stats=stats, scale=scale, residual=x)  # -> as x
             ops.free(h)
-        return tap(self.path, x.reshape(shape), "TFC" if self.freq else "TC")
+        return tap(self.path, x, "TFC" if self.freq else "TC")
 
 
 def rewrite(tensors: Tensors, context: int, activation: str, single_row: bool) -> Conv:
