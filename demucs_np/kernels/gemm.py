@@ -27,7 +27,9 @@ from .sums import clear
 
 DEPTH = 192  # k block: long enough to hide the store and reload of C, short enough for float32 sums to stay accurate and panels in L1/L2
 
-AHEAD = 64  # rows of the panel fetched into L2 before they are needed: a block of k, and where panels are short the next panel
+# Fetched into L2 before they are needed: the panel, so many rows ahead (where panels are short, the next one), and the rows of A, so many
+# register blocks of them. These are taken to follow each other. Where they come from memory, small products gain a sixth to a third.
+AHEAD, BLOCKS_AHEAD = 64, 4
 
 
 def _host() -> tuple[int, bool]:
@@ -106,6 +108,8 @@ def _micro_kernel(mr: int, lanes: int, vectors: int) -> Any:
             panel = [load(in_panel(k, v)) for v in range(vectors)]
             for v in range(0, vectors, max(1, 16 // lanes)):  # once for each cache line
                 fetch(in_panel(builder.add(k, i64(AHEAD)), v))
+            if mr > 1:
+                fetch(builder.gep(row[0], [builder.mul(builder.add(k, builder.mul(K, i64(BLOCKS_AHEAD))), i64(mr))]))
             new = []
             for m in range(mr):
                 scalar = builder.load(builder.gep(row[m], [k]))

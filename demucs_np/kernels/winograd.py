@@ -42,7 +42,7 @@ def suits(conv: Conv) -> bool:
     if rest or conv.dilation > 1 or conv.norm is not None or (weights, conv.taps) not in ((2, 1), (3, 1), (3, 3)):
         return False
     depth = conv.stride * conv.channels
-    return depth % 16 == 0 and depth >= (64 if weights == 2 else 32) and conv.columns % 32 == 0
+    return depth % 16 == 0 and depth >= 32 and conv.columns % 32 == 0
 
 
 def prepare(conv: Conv) -> Conv:
