@@ -234,6 +234,22 @@ def _lanes(signals):  # type: ignore[no-untyped-def]
     return (signals + WIDE - 1) // WIDE * WIDE
 
 
+@exact
+def _unpack(a, b, c, s, scale, shift, real, imaginary):  # type: ignore[no-untyped-def]
+    """The complex spectrum of (even + i odd) samples from that of all, at a bin and at its mirror image, of many signals.
+
+    Real and imaginary parts are exchanged: so the forward FFT inverts it.
+    """
+    for i in range(a.size // 2):
+        ar, ai = a[2 * i] * scale + shift, a[2 * i + 1] * scale + shift
+        br, bi = b[2 * i] * scale + shift, b[2 * i + 1] * scale + shift
+        er, ei, dr, di = ar + br, ai - bi, ar - br, ai + bi
+        real[i] = er - dr * s - di * c
+        imaginary[i] = ei + dr * c - di * s
+    for i in range(a.size // 2, real.size):
+        real[i] = imaginary[i] = np.float32(0)
+
+
 @kernel
 def _istft_tiles(tile0, tile1, scratch, z, window, twiddle, envelope, time, out, geometry, affine):  # type: ignore[no-untyped-def]
     """HOPS hops of output of all signals: every frame that reaches them, overlapped and added in `scratch`."""
@@ -254,25 +270,14 @@ def _istft_tiles(tile0, tile1, scratch, z, window, twiddle, envelope, time, out,
             low, high = max(first, begin), min(last, begin + n_fft)
             if low >= high:
                 continue
+            spectrum = view(z, frame * n * 2 * signals, n * 2 * signals)
             for k in range(n):
-                mirror = n - k
-                c, s = cosine[k], sine[k]
-                for i in range(signals):
-                    # the complex spectrum of (even + i odd) samples; real and imaginary parts exchanged, the forward FFT inverts it
-                    at = (frame * n + k) * 2 * signals + 2 * i
-                    ar, ai = z[at] * scale + shift, z[at + 1] * scale + shift
-                    br, bi = np.float32(0), np.float32(0)
-                    if k == 0:
-                        ai = np.float32(0)
-                    else:
-                        at = (frame * n + mirror) * 2 * signals + 2 * i
-                        br, bi = z[at] * scale + shift, z[at + 1] * scale + shift
-                    er, ei, dr, di = ar + br, ai - bi, ar - br, ai + bi
-                    scratch[work + (n + k) * lanes + i] = er - dr * s - di * c
-                    scratch[work + k * lanes + i] = ei + dr * c - di * s
-                for i in range(signals, lanes):
-                    scratch[work + (n + k) * lanes + i] = np.float32(0)
-                    scratch[work + k * lanes + i] = np.float32(0)
+                real, imaginary = view(scratch, work + (n + k) * lanes, lanes), view(scratch, work + k * lanes, lanes)
+                a, b = view(spectrum, k * 2 * signals, 2 * signals), view(spectrum, (n - max(k, 1)) * 2 * signals, 2 * signals)
+                _unpack(a, b, cosine[k], sine[k], scale, shift, real, imaginary)
+                if k == 0:  # its imaginary part does not count, and bin n is zero
+                    for i in range(signals):
+                        real[i] = imaginary[i] = a[2 * i] * scale + shift
             at = _fft(scratch, work, work + 2 * n * lanes, n, lanes, cosine, sine)
             for position in range(low, high):
                 p = position - begin
