@@ -34,6 +34,7 @@ class Case:
     skip: bool = False
     before: bool = False
     norm: bool = False
+    alike: bool = False  # the same statistics for every position
     scale: bool = False
     residual: bool = False
     transposed: bool = False
@@ -58,7 +59,8 @@ def arrays(case):
         options["before"] = noise(1, plain.shape[0] * plain.shape[1], outputs, seed=3)  # other axes, same order
     if case.norm:
         w["norm"] = (1 + noise(N, seed=4) / 4, noise(N, seed=5))
-        options["stats"] = np.stack([noise(plain.shape[1], seed=6), 1 + noise(plain.shape[1], seed=7) ** 2], axis=1)
+        positions = 1 if case.alike else plain.shape[1]
+        options["stats"] = np.stack([noise(positions, seed=6), 1 + noise(positions, seed=7) ** 2], axis=1)
     if case.scale:
         options["scale"] = noise(outputs, seed=8)
     if case.residual:
@@ -193,6 +195,8 @@ CASES = [
     Case(4, 9, 3, 20, norm=True, activation="glu", scale=True, residual=True),
     Case(4, 9, 3, 7, norm=True, activation="gelu"),
     Case(2, 3, 3, 16, norm=True, before=True),
+    Case(1, sized(900, 7), 6, 26, norm=True, alike=True, activation="glu", scale=True, residual=True),
+    Case(3, 5, 4, 9, norm=True, alike=True),
     Case(2, sized(400, 9), 8, 16, scale=True, residual=True),
     Case(2, 30, 8, 5, residual=True, activation="relu"),
     Case(1, 9, 8, 6, residual=True, activation="glu"),
@@ -242,7 +246,7 @@ def cases(draw):
     dilation = number(1, 3) if taps > 1 else 1
     case = Case(B, L, C, N, K, taps, stride, pad, dilation, activation, rows, skip=draw(st.booleans()))
     if taps == K == 1 and draw(st.booleans()):
-        case = replace(case, norm=True, skip=False)
+        case = replace(case, norm=True, alike=draw(st.booleans()), skip=False)
     if draw(st.booleans()) and activation != "glu":
         case = replace(case, before=True)
     if draw(st.booleans()):

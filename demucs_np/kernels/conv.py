@@ -110,14 +110,16 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, o
     """Tiles of `conv_`: gather the input with its halo, then for each chunk of columns product, activation, store."""
     B, L, C, width, stride, pad, taps, dilation, rows, N, count, length, gathered, slot, area, area_of_result, act, limit, crop = geometry
     places = C + 2 if stats.size else C
+    K = width * places
+    halves = 2 if act == GLU else 1
+    wide = N // halves
+    direct = area_of_result == 0
+    across = (rows + length - 1) // length
+    table = scratch[: 2 * count * length].view(np.int64)
     for tile in range(tile0, tile1):
-        across = (rows + length - 1) // length
         b0, l0 = tile // across * count, tile % across * length
         b1, l1 = min(B, b0 + count), min(rows, l0 + length)
         nl = l1 - l0
-        M = (b1 - b0) * nl
-        K = width * places
-        table = scratch[: 2 * count * length].view(np.int64)
         source, shift = x, 0
         if gathered:
             source = scratch
@@ -133,18 +135,13 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, o
                     _gather(x, skip, b * L, L, C, l0 * stride - pad, span, gathering)
             start = b0 - first
         else:
-            start = b0
-        if not gathered:
-            shift = l0 * stride * C
+            start, shift = b0, l0 * stride * C
         m = 0
         for b in range(start, start + b1 - b0):
             for i in range(nl):
                 table[m] = shift + b * slot + i * stride * places
                 m += 1
 
-        halves = 2 if act == GLU else 1
-        wide = N // halves
-        direct = area_of_result == 0
         group = b1 - b0 if crop == 0 and nl == rows and rows * wide == limit else 1  # of b whose rows follow each other in `out`
         for n in range(0, N, CHUNK):
             columns = min(CHUNK, N - n)
@@ -261,7 +258,8 @@ def _store_scaled(z, at, ldc, M, gated, scale, place, pitch, out):  # type: igno
         first = place + m * pitch
         low, high = max(0, -first), min(size, out.size - first)
         if low < high:
-            value, target, factor = view(z, at + m * ldc + low, high - low), view(out, first + low, high - low), view(scale, low, high - low)
+            value, target = view(z, at + m * ldc + low, high - low), view(out, first + low, high - low)
+            factor = view(scale, low, high - low)
             if gated:
                 gate = view(z, at + m * ldc + size + low, high - low)
                 # `out` alone stands for both terms of the sum: with the same array under two names the loop would not run as vector code

@@ -6,9 +6,9 @@ of transformed weights. A convolution of width 8 and stride 4 is a filter with 2
 channels-last layout are contiguous; so is a transposed one, from pairs of inputs to blocks of 4 outputs.
 
 What it gains: the decoder's 3x3 convolutions, 57 of a segment's 335 GFLOP, become 25; the time branch's, 9.5, become 6.3; the strided
-and transposed ones, 29, become 20. Larger patches, F(4, 3), would save more, but they lose 4 dB of precision along one axis and 9 dB
-along two; these only add and halve, and are as exact as the sums they replace. Source: Winograd 1980, "Arithmetic Complexity of
-Computations"; Lavin and Gray 2015, section 4.
+and transposed ones, 31, become 21. These only add and halve: along one axis they are as exact as the direct sums, along two they lose
+4 dB. Larger patches, F(4, 3), would save more, but lose 4 dB along one axis and 9 along two. Source: Winograd 1980, "Arithmetic
+Complexity of Computations"; Lavin and Gray 2015, section 4.
 """
 
 from __future__ import annotations
