@@ -9,13 +9,12 @@ import numpy as np
 
 from .._jit import exact, inline, kernel, view
 from .activation import exp, sigmoid
-from .attention import block_sizes, largest_of
+from .attention import KEYS, _multiply, block_sizes, largest_of
 from .gemm import gemm, pack_columns, pack_rows, padded, padded_columns
-from .sums import total_of
+from .sums import clear, total_of
 from .tiles import pool
 
 QUERIES = 96  # rows of a tile
-KEYS = 384  # keys in work at a time: scores, keys and values of a block stay in L2
 _LOWEST = np.float32(-3e38)
 _ITSELF = np.float32(-100)  # score of a query and its own position
 
@@ -58,7 +57,7 @@ def _local_attention_tiles(tile0, tile1, scratch, x, out, geometry):  # type: ig
         for m in range(M):
             logits = f * (3 * C + heads * decays) + 3 * C + head * decays + (first + m) * lx
             top[m], total[m], rate[m] = _LOWEST, np.float32(0), _rate(view(x, logits, decays))
-        scratch[at_result : at_result + M * wide] = 0
+        clear(view(scratch, at_result, M * wide))
         for begin in range(0, T, KEYS):
             size = min(KEYS, T - begin)
             pack_columns(x, query + C + begin * lx, lx, size, D, view(scratch, at_keys, keys))
@@ -110,9 +109,3 @@ def _weights(scores, highest):  # type: ignore[no-untyped-def]
     for i in range(scores.size):
         scores[i] = exp(scores[i] - highest)
     return total_of(scores)
-
-
-@inline
-def _multiply(x, factor):  # type: ignore[no-untyped-def]
-    for i in range(x.size):
-        x[i] *= factor

@@ -12,6 +12,7 @@ import numpy as np
 from .._jit import inline, kernel, view
 from .activation import sigmoid, tanh
 from .gemm import gemm, pack, padded, padded_columns
+from .sums import clear
 from .tiles import pool
 
 SEQUENCES = 12  # of a tile: they share each pass over the weights, which do not fit a core's caches
@@ -49,8 +50,8 @@ def _lstm_tiles(tile0, tile1, scratch, gates, recurrent, first, out, geometry): 
         table = scratch[: 2 * count].view(np.int64)
         at = 2 * count
         cells = view(scratch, at + count * ldc, count * H)
-        cells[:] = 0
-        scratch[at : at + count * ldc] = 0  # with the columns that only fill up the last vector
+        clear(cells)
+        clear(view(scratch, at, count * ldc))  # with the columns that only fill up the last vector
         for s in range(steps):
             t = s if direction == 0 else steps - 1 - s
             for m in range(M):
