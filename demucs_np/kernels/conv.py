@@ -114,6 +114,7 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, o
     halves = 2 if act == GLU else 1
     wide = N // halves
     direct = area_of_result == 0
+    together = crop == 0 and length == rows and rows * wide == limit
     across = (rows + length - 1) // length
     table = scratch[: 2 * count * length].view(np.int64)
     for tile in range(tile0, tile1):
@@ -142,7 +143,7 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, o
                 table[m] = shift + b * slot + i * stride * places
                 m += 1
 
-        group = b1 - b0 if crop == 0 and nl == rows and rows * wide == limit else 1  # of b whose rows follow each other in `out`
+        group = b1 - b0 if together else 1  # of b whose rows follow each other in `out`
         for n in range(0, N, CHUNK):
             columns = min(CHUNK, N - n)
             if direct:
@@ -157,12 +158,11 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, o
                     m = (low - b0) * nl
                     at_tap = (tap * padded_columns(N) + n) * (1 + K)
                     gemm(source, db * slot, table, m, (high - low) * nl, weights, at_tap, K, 0, z, at + m * ldc, ldc, columns, K, i > 0)
+            size, place = group * nl, l0 * wide - crop + n // halves
             for b in range(b0, b1, group):
-                size = group * nl
-                place = l0 * wide - crop + n // halves
                 target = view(out, b * limit, group * limit)
                 if before.size:
-                    _add(z, at, ldc, size, columns, view(before, b * limit + place, (size - 1) * wide + columns), wide)
+                    _add(z, at, ldc, size, columns, before, b * limit + place, wide)
                 _activate(z, at, ldc, size, columns, act)
                 if scale.size:
                     _store_scaled(z, at, ldc, size, act == GLU, view(scale, n // halves, columns // halves), place, wide, target)
@@ -210,9 +210,10 @@ def _gather_scaled(x, row, C, position, span, stats, out):  # type: ignore[no-un
 
 
 @inline
-def _add(z, at, ldc, M, columns, other, pitch):  # type: ignore[no-untyped-def]
+def _add(z, at, ldc, M, columns, other, place, pitch):  # type: ignore[no-untyped-def]
+    """z += the rows of `other` that are at `place`, `pitch` apart."""
     for m in range(M):
-        row, added = view(z, at + m * ldc, columns), view(other, m * pitch, columns)
+        row, added = view(z, at + m * ldc, columns), view(other, place + m * pitch, columns)
         for i in range(row.size):
             row[i] += added[i]
 

@@ -59,8 +59,8 @@ def prepare(conv: Conv) -> Conv:
         part = along @ part.reshape(conv.taps, r, size)
         part = across @ part.reshape(conv.taps, 4 * size)
         matrices[:, 1 + row : 1 + row + rows] = part.reshape(-1, size // N, N)
-    bias = matrices[5 if conv.taps == 3 else 1, 0]
-    bias[:] = conv.bias[order]  # of the product that goes into all outputs with a plus
+    # The bias goes with product 1 along each axis, (1, 1) of 4x4: it is in all outputs, with a plus.
+    matrices[5 if conv.taps == 3 else 1, 0] = conv.bias[order]
     for matrix in matrices:
         matrix[:] = pack(matrix[1:], matrix[0]).reshape(matrix.shape)
     return replace(conv, matrix=matrices.reshape(-1), winograd=True)
@@ -152,8 +152,7 @@ def _winograd_tiles(tile0, tile1, scratch, x, weights, skip, before, out, geomet
                     if b < B:
                         at = at_products + k * size + i * nl * columns
                         if before.size:
-                            other = view(before, b * limit + place, (inside - 1) * m * N + columns)
-                            _add(scratch, at, columns, inside, columns, other, m * N)
+                            _add(scratch, at, columns, inside, columns, before, b * limit + place, m * N)
                         _activate(scratch, at, columns, inside, columns, act)
                         _store(scratch, at, columns, inside, columns, act == GLU, place, m * N // halves, view(out, b * limit, limit))
 
