@@ -17,7 +17,7 @@ import numpy as np
 from common import KNOWN, checkpoint, folder, heading, markdown, tell
 
 import demucs_np as dn
-from demucs_np.golden.recipe import draw_mix
+from demucs_np.parity.recipe import draw_mix
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
-from demucs_np.bench import MODELS, SECONDS, processor  # noqa: E402
+from demucs_np.commands.bench import MODELS, SECONDS, processor  # noqa: E402
 
 TINY = {  # for trying the scripts out
     "tiny": (
@@ -78,7 +78,7 @@ def track(path: Path, minutes: float) -> Path:
 
 def write_mix(path: Path, name: str) -> Path:
     """The input of one forward pass, a NumPy file (1, channels, samples): SECONDS, or the segment of a smaller model."""
-    from demucs_np.golden.recipe import draw_mix
+    from demucs_np.parity.recipe import draw_mix
 
     arguments = KNOWN[name][1]
     rate = arguments.get("samplerate", 44100)
@@ -88,12 +88,12 @@ def write_mix(path: Path, name: str) -> Path:
 
 
 def _write_checkpoint(path: Path, name: str, half: bool, seed: int) -> None:
-    from demucs_np.golden.recipe import draw_tensors
     from demucs_np.models.config import config_from_arguments
     from demucs_np.models.layout import expected_tensors
-    from demucs_np.weights.checkpoint import ModelFile
+    from demucs_np.parity.recipe import draw_tensors
     from demucs_np.weights.convert import write_model
-    from demucs_np.weights.stored import Stored
+    from demucs_np.weights.formats.checkpoint import ModelFile
+    from demucs_np.weights.formats.stored import Stored
 
     klass, arguments = KNOWN[name]
     config = config_from_arguments(klass, (), arguments)
@@ -106,7 +106,7 @@ def _write_track(path: Path, minutes: float) -> None:
     """Seconds of seeded music over and over, each time at another loudness."""
     import soundfile
 
-    from demucs_np.golden.recipe import draw_mix
+    from demucs_np.parity.recipe import draw_mix
 
     phrase = draw_mix(1, 2, 10 * 44100).T
     count = int(minutes * 60 * 44100)

@@ -29,9 +29,9 @@ class Ours:
         self.versions = {name: importlib.metadata.version(name) for name in ("numpy", "numba")}
 
     def run(self, mix: np.ndarray) -> np.ndarray:
-        from demucs_np.kernels import tiles
+        from demucs_np.threads import use_threads
 
-        with tiles.use_threads(self.threads):
+        with use_threads(self.threads):
             out: np.ndarray = self.model(mix)
         return out
 
@@ -44,7 +44,7 @@ class Torch:
         from common import KNOWN
         from safetensors.numpy import load_file
 
-        from demucs_np.golden.reference import build
+        from demucs_np.parity.upstream import build
 
         torch.set_num_threads(threads)
         klass, arguments = KNOWN[model]
@@ -140,7 +140,7 @@ def main() -> None:
         elif what == "save":
             np.save(arguments[0], output)
         elif what == "memory":
-            from demucs_np.bench import peak_memory
+            from demucs_np.commands.bench import peak_memory
 
             answer = {"peak": peak_memory()}
         answers.write(json.dumps(answer) + "\n")

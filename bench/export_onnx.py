@@ -19,7 +19,7 @@ import torch
 from common import KNOWN
 from safetensors.numpy import load_file
 
-from demucs_np.golden.reference import build
+from demucs_np.parity.upstream import build
 
 
 class Core(torch.nn.Module):

@@ -18,8 +18,8 @@ import numpy as np
 from common import KNOWN, checkpoint, folder, heading, markdown, tell, write_mix
 
 import demucs_np as dn
-from demucs_np.kernels import tiles
-from demucs_np.profiling import machine_rates
+from demucs_np.inspection.profiling import machine_rates
+from demucs_np.threads import default_threads, use_threads
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="keep the weights in this folder, for the next time")
     options = parser.parse_args()
     head = heading()
-    counts = sorted(count for count in set(options.threads) | {1} if count <= tiles.default_threads())
+    counts = sorted(count for count in set(options.threads) | {1} if count <= default_threads())
     with folder(options.work) as work:
         model = dn.load_model(checkpoint(work / f"{options.model}.safetensors", options.model))
         mix = np.load(write_mix(work / "mix.npy", options.model))
@@ -40,7 +40,7 @@ def main() -> None:
     digests = set()
     for number in range(options.rounds + 1):
         for count in counts:
-            with tiles.use_threads(count):
+            with use_threads(count):
                 began = time.perf_counter()
                 out = model(mix)
                 seconds = time.perf_counter() - began

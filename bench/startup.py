@@ -33,7 +33,8 @@ def child(model: str, wav: str, out: str, threads: str) -> None:
     def mark(name: str) -> None:
         marks.setdefault(name, time.monotonic())
 
-    from demucs_np import cli, weights
+    from demucs_np import weights
+    from demucs_np.commands import main as cli
     from demucs_np.kernels import tiles
     from demucs_np.models.network import Network
 

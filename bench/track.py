@@ -26,7 +26,7 @@ def write_package(name: str, weights: str, target: str) -> None:
     import torch
     from safetensors.torch import load_file
 
-    from demucs_np.golden.reference import build
+    from demucs_np.parity.upstream import build
 
     klass, arguments = KNOWN[name]
     model = build(klass, arguments, 0)

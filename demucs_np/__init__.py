@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from .errors import AudioError, DemucsError, ModelError, UsageError, WeightsError
 
 if TYPE_CHECKING:
-    from .apply import Event, apply_model
     from .models.bag import BagOfModels
-    from .separator import Separator
-    from .tracing import trace
+    from .models.taps import trace
+    from .separation.apply import Event, apply_model
+    from .separation.separator import Separator
     from .weights import load_model
 
 __version__ = "0.1.0"
@@ -36,11 +36,11 @@ __all__ = [
 
 _HOMES = {
     "BagOfModels": ".models.bag",
-    "Event": ".apply",
-    "Separator": ".separator",
-    "apply_model": ".apply",
+    "Event": ".separation.apply",
+    "Separator": ".separation.separator",
+    "apply_model": ".separation.apply",
     "load_model": ".weights",
-    "trace": ".tracing",
+    "trace": ".models.taps",
 }
 
 

@@ -1,5 +1,5 @@
 """`python -m demucs_np`."""
 
-from .cli import main
+from .commands.main import main
 
 main(prog_name="python -m demucs_np")

@@ -24,7 +24,7 @@ from .errors import AudioError, UsageError
 from .kernels.resample import Resampler
 
 if TYPE_CHECKING:
-    from .apply import Source
+    from .separation.apply import Source
 
 BLOCK = 1 << 18  # samples that are read, converted or written at a time
 MAX_RATE = 768_000  # Hz; a header that says more is damaged, and the resampling filter for it would be huge

@@ -9,10 +9,11 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
-from demucs_np.kernels import operations, tiles
 from demucs_np.kernels.conv import conv_, prepare
 from demucs_np.kernels.gemm import FMA, LANES, ROWS
 from demucs_np.kernels.layer import convolution
+from demucs_np.operations import operations
+from demucs_np.threads import default_threads, use_threads
 
 Array = np.ndarray
 
@@ -69,12 +70,12 @@ def main() -> None:
     print("|  | multiply-adds | time | GFLOP/s |\n|---|---|---|---|")
     whole, part = T * (F // stride) * N * C * K, (F // 16 // stride) * N * C * K
     row("naive loops, 1/5376 of the layer", part, lambda: naive(small, weight, bias, stride, pad), 1)
-    with tiles.use_threads(1):
+    with use_threads(1):
         row("NumPy twin", whole, lambda: numpy.conv(x, twin), 5)
         row("compiled, direct, 1 thread", whole, compiled_direct, 15)
         row("compiled, Winograd, 1 thread", whole, compiled, 15)
-    threads = tiles.default_threads()
-    with tiles.use_threads(threads):
+    threads = default_threads()
+    with use_threads(threads):
         row(f"compiled, direct, {threads} threads", whole, compiled_direct, 15)
         row(f"compiled, Winograd, {threads} threads", whole, compiled, 15)
 

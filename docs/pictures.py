@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import demucs_np as dn
+from demucs_np.commands.inspect import read_segment
 from demucs_np.demo.run import DEMO_MODEL
 from demucs_np.demo.song import DEMO_FILE
-from demucs_np.internals_commands import read_segment
-from demucs_np.kernels.reference import Reference
+from demucs_np.inspection.plots import compressed, pooled
 from demucs_np.models.spectral import spectrogram
 from demucs_np.models.transformer import positions_1d, positions_2d
-from demucs_np.plots import compressed, pooled
+from demucs_np.operations.numpy_ops import NumpyOperations
 
 FOLDER = Path(__file__).parent / "pictures"
 AT = 8.0  # seconds: where the excerpt begins
@@ -47,7 +47,7 @@ def level(wav: Array, top: Array | None = None) -> Array:
     """wav [2, n] -> [F, T] in dB below the loudest bin of `top` (default: of itself), up to 11 kHz."""
 
     def magnitude(x: Array) -> Array:
-        z = spectrogram(Reference(), np.ascontiguousarray(x), 4096)
+        z = spectrogram(NumpyOperations(), np.ascontiguousarray(x), 4096)
         return np.hypot(z[:, :1024, 0], z[:, :1024, 1]).T
 
     shown = magnitude(wav)

@@ -3,8 +3,8 @@
 import numpy as np
 from hypothesis import settings
 
-from demucs_np._jit import DISABLED
-from demucs_np.kernels.tiles import use_threads
+from demucs_np.kernels._jit import DISABLED
+from demucs_np.threads import use_threads
 
 BACKENDS = ["numpy", "numba"]
 UNIT = 2.0**-24  # the largest relative error of rounding to float32

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from kernel_checks import noise
 
-from demucs_np.golden.record import load_golden
-from demucs_np.golden.seeded import seeded_model
-from demucs_np.kernels import layer, operations
-from demucs_np.testing import assert_parity
+from demucs_np.kernels import layer
+from demucs_np.operations import operations
+from demucs_np.parity.record import load_golden
+from demucs_np.parity.seeded import seeded_model
+from demucs_np.parity.testing import assert_parity
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden" / "ht_published.safetensors"

@@ -9,9 +9,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from cases import CASES, MIX_SEED, SAMPLES, SKETCH, Case
 
-from demucs_np.golden.recipe import draw_mix
-from demucs_np.golden.record import Golden, decibels
-from demucs_np.golden.reference import build, make_golden
+from demucs_np.parity.recipe import draw_mix
+from demucs_np.parity.record import Golden, decibels
+from demucs_np.parity.upstream import build, make_golden
 
 FOLDER = Path(__file__).parent / "golden"
 

@@ -10,8 +10,9 @@ import pytest
 from fakes import SOURCES, FakeModel
 
 from demucs_np import AudioError, BagOfModels, Event, ModelError, UsageError, apply_model
-from demucs_np.apply import ArraySource, Options, blocks
 from demucs_np.kernels import tiles
+from demucs_np.separation.apply import ArraySource, Options, blocks
+from demucs_np.threads import use_threads
 
 SEGMENT = 400  # samples of a fake model's segment
 
@@ -202,7 +203,7 @@ def test_threads_hold_for_the_model_only() -> None:
     model = FakeModel()
     seen: list[int] = []
     model.before = lambda: seen.append(tiles.pool().threads)
-    with tiles.use_threads(3):
+    with use_threads(3):
         for _ in blocks(model, ArraySource(noise(900)), Options(), threads=2):
             assert tiles.pool().threads == 3
     assert set(seen) == {2}

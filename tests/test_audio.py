@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demucs_np import AudioError, UsageError, audio
-from demucs_np.apply import ArraySource
 from demucs_np.audio import Encoding, Spool
 from demucs_np.kernels.resample import resample
+from demucs_np.separation.apply import ArraySource
 
 
 def read(path: Path, samplerate: int = 1000, channels: int = 2) -> np.ndarray:

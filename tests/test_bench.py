@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from demucs_np import bench, profiling
-from demucs_np.cli import main
-from demucs_np.kernels.reference import Reference
+from demucs_np.commands import bench
+from demucs_np.commands.main import main
+from demucs_np.inspection import profiling
+from demucs_np.operations.numpy_ops import NumpyOperations
 
 TESTS = Path(__file__).parent
 SCRIPTS = TESTS.parent / "bench"
@@ -59,7 +60,7 @@ def test_command_prints_json() -> None:
 
 
 def test_command_fails_without_parity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("demucs_np.golden.verify.LIMIT_DB", -300.0)
+    monkeypatch.setattr("demucs_np.parity.verify.LIMIT_DB", -300.0)
     result = CliRunner().invoke(main, ["bench", "--repeats", "2"])
     assert result.exit_code == 1
     assert "NO: " in result.output
@@ -104,7 +105,7 @@ def test_both_backends_have_the_same_work(name: str) -> None:
         with profiling.record(model) as recorded:
             during = model(mix)
         assert np.array_equal(before, during)
-        assert not vars(model.ops).keys() & set(dir(Reference)), "a method is still replaced"  # type: ignore[attr-defined]
+        assert not vars(model.ops).keys() & set(dir(NumpyOperations)), "a method is still replaced"  # type: ignore[attr-defined]
         work.append([(o.path, o.label, o.flop) for o in recorded])  # `moved` holds packed weights, with their padding
     assert work[0] == work[1]
 

@@ -14,8 +14,8 @@ import pytest
 
 from demucs_np.errors import WeightsError
 from demucs_np.models.config import DemucsConfig
-from demucs_np.weights.checkpoint import read_safetensors_model
-from demucs_np.weights.load import read_model
+from demucs_np.weights.formats.checkpoint import read_safetensors_model
+from demucs_np.weights.resolve import read_model
 
 
 def raw(path: Path, header: Any, data: bytes = b"") -> Path:
@@ -65,7 +65,7 @@ def test_bfloat16(tmp_path: Path) -> None:
 
 
 def test_large_float32_is_mapped_and_small_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("demucs_np.weights.checkpoint.SMALL", 64)
+    monkeypatch.setattr("demucs_np.weights.formats.checkpoint.SMALL", 64)
     tensors = read_safetensors_model(packages.write(tmp_path / "m.safetensors", packages.draw())).checkpoint().tensors
     assert {tensor.size > 64 for tensor in tensors.values()} == {True, False}
     for tensor in tensors.values():

@@ -22,8 +22,8 @@ from files import BAD, float_wav, song
 import demucs_np
 import demucs_np.weights
 from demucs_np import BagOfModels, Event, __version__
-from demucs_np.cli import COMMANDS, main
-from demucs_np.terminal import Bar, clock
+from demucs_np.commands.main import COMMANDS, main
+from demucs_np.commands.terminal import Bar, clock
 
 FAKE_COMMAND = """
 import sys, time
@@ -34,7 +34,7 @@ import demucs_np.weights
 model = FakeModel()
 model.before = lambda: time.sleep(0.15)
 demucs_np.weights.load_model = lambda *_, **__: model
-from demucs_np.cli import COMMANDS, main
+from demucs_np.commands.main import COMMANDS, main
 main()
 """
 
@@ -296,7 +296,8 @@ def test_list_models() -> None:
 
 
 def test_help_is_quick_and_imports_compile_nothing() -> None:
-    code = "import sys, demucs_np, demucs_np.cli; print([m for m in ('numba', 'numpy', 'torch', 'scipy', 'soundfile') if m in sys.modules])"
+    heavy = ("numba", "numpy", "torch", "scipy", "soundfile")
+    code = f"import sys, demucs_np, demucs_np.commands.main; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
     start = time.monotonic()
     subprocess.run([sys.executable, "-m", "demucs_np", "--help"], capture_output=True, check=True)

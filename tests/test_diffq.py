@@ -14,9 +14,9 @@ import pytest
 from demucs_np.errors import WeightsError
 from demucs_np.models.config import config_from_arguments
 from demucs_np.models.layout import expected_tensors
-from demucs_np.weights.diffq import restore, unpack
-from demucs_np.weights.load import read_model
-from demucs_np.weights.stored import ClassName, Stored
+from demucs_np.weights.formats.diffq import restore, unpack
+from demucs_np.weights.formats.stored import ClassName, Stored
+from demucs_np.weights.resolve import read_model
 
 GROUP = 4
 MIN_SIZE = 100 * 4 / 2**20  # MiB: parameters of up to 100 values stay plain

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import pytest
 
-from demucs_np.cli import COMMANDS, main
+from demucs_np.commands.main import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "demucs_np"

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from demucs_np.errors import ModelError, UsageError
-from demucs_np.golden.recipe import draw_mix, draw_tensor, draw_tensors, tensors_digest, weight_range
-from demucs_np.golden.record import Golden, Layer, decibels, load_golden, positions, sketch, total
-from demucs_np.golden.seeded import seeded_model
-from demucs_np.golden.verify import LIMIT_DB, check_config, compare, judge
+from demucs_np.parity.recipe import draw_mix, draw_tensor, draw_tensors, tensors_digest, weight_range
+from demucs_np.parity.record import Golden, Layer, decibels, load_golden, positions, sketch, total
+from demucs_np.parity.seeded import seeded_model
+from demucs_np.parity.verify import LIMIT_DB, check_config, compare, judge
 
 SHAPE = (1, 8, 50, 100)
 

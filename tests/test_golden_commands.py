@@ -13,13 +13,13 @@ import soundfile
 from cases import CASES
 from click.testing import CliRunner, Result
 
-from demucs_np.cli import main
+from demucs_np.commands.golden import arguments_of, checkpoint_of, read_excerpt
+from demucs_np.commands.main import main
 from demucs_np.errors import AudioError, UsageError
-from demucs_np.golden.commands import arguments_of, checkpoint_of, read_excerpt
-from demucs_np.golden.recipe import draw_mix
-from demucs_np.golden.record import load_golden
-from demucs_np.golden.reference import require_reference
 from demucs_np.models.config import config_from_arguments
+from demucs_np.parity.recipe import draw_mix
+from demucs_np.parity.record import load_golden
+from demucs_np.parity.upstream import require_reference
 
 GOLDEN = Path(__file__).parent / "golden" / "ht_mono.safetensors"
 CONFIG = config_from_arguments("demucs.htdemucs.HTDemucs", (), {"sources": ["a", "b"], "samplerate": 8000, "segment": Fraction(1, 2)})

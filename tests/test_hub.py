@@ -18,9 +18,9 @@ import pytest
 from click.testing import CliRunner
 from hub_server import COMMIT, Hub, Served
 
+from demucs_np.commands.models import models
 from demucs_np.errors import ModelError, WeightsError
 from demucs_np.weights import catalog, hub, transfer
-from demucs_np.weights.commands import models
 
 SIGNATURE = "955717e8"
 FILE = f"/adefossez/HTDemucs/resolve/main/{SIGNATURE}.safetensors"
@@ -178,7 +178,7 @@ def test_the_client_is_imported_for_downloads_alone(server: Hub, arguments: list
     hub.fetch(SIGNATURE, quiet)
     code = f"""
 import sys
-from demucs_np.cli import main
+from demucs_np.commands.main import main
 try:
     main({arguments!r})
 finally:
@@ -328,7 +328,7 @@ def test_cache_variables(server: Hub, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def run(*arguments: str) -> tuple[int, str]:
-    from demucs_np.cli import main
+    from demucs_np.commands.main import main
 
     result = CliRunner().invoke(main, list(arguments))
     assert result.exception is None or isinstance(result.exception, SystemExit), result.output

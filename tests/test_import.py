@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from demucs_np._jit import DISABLED
+from demucs_np.kernels._jit import DISABLED
 
 FOREIGN = {"torch", "torchaudio", "onnxruntime", "scipy", "librosa", "matplotlib", "huggingface_hub"}
 

@@ -14,15 +14,15 @@ from cases import CASES, STEMS, Case
 from click.testing import CliRunner, Result
 
 import demucs_np as dn
-from demucs_np.cli import main
-from demucs_np.golden.recipe import draw_mix, draw_tensors
+from demucs_np.commands.main import main
+from demucs_np.inspection.module_times import add_up
+from demucs_np.inspection.outline import Module, extras, modules, segment_samples
+from demucs_np.inspection.profiling import Operation
 from demucs_np.models.config import Config, config_from_arguments
 from demucs_np.models.layout import expected_tensors
-from demucs_np.module_times import add_up
-from demucs_np.profiling import Operation
-from demucs_np.structure import Module, extras, modules, segment_samples
+from demucs_np.parity.recipe import draw_mix, draw_tensors
 from demucs_np.weights import build
-from demucs_np.weights.checkpoint import Checkpoint
+from demucs_np.weights.formats.checkpoint import Checkpoint
 
 BY_NAME = {case.name: case for case in CASES}
 # One of each kind of module and of every way to arrange them.

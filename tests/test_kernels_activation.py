@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from kernel_checks import UNIT, noise, sized
 
-from demucs_np._jit import kernel
-from demucs_np.kernels import activation, reference
+from demucs_np.kernels import activation
+from demucs_np.kernels._jit import kernel
+from demucs_np.operations import numpy_ops as reference
 
 
 @kernel

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from kernel_checks import varied
 
 from demucs_np.kernels import arena as arena_module
-from demucs_np.kernels import operations
 from demucs_np.kernels.arena import GRAIN, Arena
+from demucs_np.operations import operations
 
 
 def address(array):

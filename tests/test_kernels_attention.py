@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_checks import BACKENDS, UNIT, assert_same_bits, assert_within, noise, sized, varied
 
-from demucs_np.kernels import operations
 from demucs_np.kernels.attention import KEYS, QUERIES
-from demucs_np.kernels.tiles import use_threads
+from demucs_np.operations import operations
+from demucs_np.threads import use_threads
 
 
 def check(q, k, v, heads, backend):

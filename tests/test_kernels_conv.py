@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_checks import BACKENDS, UNIT, assert_same_bits, assert_within, noise, sized, varied
 
-from demucs_np.kernels import layer, operations
+from demucs_np.kernels import layer
 from demucs_np.kernels.conv import CHUNK
+from demucs_np.operations import operations
 
 ACTIVATIONS = ["none", "gelu", "relu", "glu"]
 

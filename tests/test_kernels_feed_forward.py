@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_checks import BACKENDS, UNIT, assert_same_bits, assert_within, noise, sized, varied
 
-from demucs_np.kernels import operations
 from demucs_np.kernels.conv import CHUNK
 from demucs_np.kernels.feed_forward import TOKENS
 from demucs_np.kernels.layer import linear
+from demucs_np.operations import operations
 
 
 def weights(C, hidden):

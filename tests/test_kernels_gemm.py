@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_checks import UNIT, assert_within, noise, varied
 
-from demucs_np._jit import DISABLED, kernel
+from demucs_np.kernels._jit import DISABLED, kernel
 from demucs_np.kernels.gemm import DEPTH, HALF, LANES, PANEL, ROWS, gemm, pack, packed_size, padded
 
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_checks import BACKENDS, UNIT, assert_same_bits, assert_within, noise, sized, varied
 
-from demucs_np.kernels import operations
 from demucs_np.kernels.layer import EPS, linear
 from demucs_np.kernels.norm import ROWS
+from demucs_np.operations import operations
 
 BLOCK = 2**16  # numbers of an elementwise tile
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from kernel_checks import UNIT, noise
 
-from demucs_np._jit import kernel
+from demucs_np.kernels._jit import kernel
 from demucs_np.kernels.sums import total_and_squares, total_of
 
 

@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from demucs_np.kernels.tiles import LONGEST, Pool, default_threads, pool, shares, use_threads
+from demucs_np.kernels.tiles import LONGEST, Pool, pool, shares
+from demucs_np.threads import default_threads, use_threads
 
 THREADS = [1, 2, 4]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kernel_results import hashes
 
-from demucs_np._jit import DISABLED
+from demucs_np.kernels._jit import DISABLED
 from demucs_np.kernels.gemm import FMA
 
 HERE = Path(__file__).parent

@@ -57,7 +57,7 @@ def test_a_folder_of_models_and_bags(repo: Path) -> None:
 
 
 def test_a_signature_that_a_bag_names_twice_is_loaded_once(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from demucs_np.weights import load
+    from demucs_np.weights import resolve as load
 
     (repo / "twice.yaml").write_text("models: [one, two, one]\n")
     read: list[str] = []

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from demucs_np.kernels import operations
-from demucs_np.kernels.tiles import use_threads
+from demucs_np.operations import operations
+from demucs_np.threads import use_threads
 
 
 def naive(x, heads, decays):

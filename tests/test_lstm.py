@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from demucs_np._jit import kernel
-from demucs_np.kernels import activation, operations
-from demucs_np.kernels.tiles import use_threads
+from demucs_np.kernels import activation
+from demucs_np.kernels._jit import kernel
+from demucs_np.operations import operations
+from demucs_np.threads import use_threads
 
 
 def naive(gates, recurrent, first, step, steps):

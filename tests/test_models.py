@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from demucs_np.errors import AudioError, UsageError
-from demucs_np.golden.recipe import draw_tensors
-from demucs_np.kernels import operations
-from demucs_np.kernels.tiles import use_threads
 from demucs_np.models import spectral
 from demucs_np.models.config import DemucsConfig, HDemucsConfig
 from demucs_np.models.demucs import Demucs
 from demucs_np.models.hdemucs import HDemucs
 from demucs_np.models.layout import expected_tensors
+from demucs_np.operations import operations
+from demucs_np.parity.recipe import draw_tensors
+from demucs_np.threads import use_threads
 
 
 def demucs(backend="numpy", **arguments):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from cases import CASES, HTDEMUCS, Case
 
-from demucs_np.golden.recipe import draw_tensors, tensors_digest
-from demucs_np.golden.record import Golden, load_golden
-from demucs_np.golden.seeded import seeded_model
 from demucs_np.models.layout import expected_tensors
-from demucs_np.testing import assert_parity
+from demucs_np.parity.recipe import draw_tensors, tensors_digest
+from demucs_np.parity.record import Golden, load_golden
+from demucs_np.parity.seeded import seeded_model
+from demucs_np.parity.testing import assert_parity
 
 FOLDER = Path(__file__).parent / "golden"
 

@@ -16,8 +16,8 @@ from packages import Archive, Call, Global, Persistent, package
 
 from demucs_np.errors import WeightsError
 from demucs_np.models.config import DemucsConfig, HTDemucsConfig
-from demucs_np.weights.load import read_model
-from demucs_np.weights.pickles import read_archive
+from demucs_np.weights.formats.th import read_archive
+from demucs_np.weights.resolve import read_model
 
 DATA = Path(__file__).parent / "data"
 

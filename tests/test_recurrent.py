@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from demucs_np.kernels import operations
 from demucs_np.models.recurrent import BLSTM, LocalState
+from demucs_np.operations import operations
 
 C = 6
 

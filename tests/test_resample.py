@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from demucs_np._jit import DISABLED
-from demucs_np.kernels import tiles
+from demucs_np.kernels._jit import DISABLED
 from demucs_np.kernels.resample import Resampler, resample, resample_reference, taps
+from demucs_np.threads import use_threads
 
 RATES = [(1, 2), (2, 1), (48000, 44100), (44100, 48000), (3, 7), (11025, 44100), (96000, 44100)]
 
@@ -80,7 +80,7 @@ def test_same_bits_for_any_number_of_threads() -> None:
     x = noise(200 if DISABLED else 60_000)
     results = []
     for threads in (1, 2, 4):
-        with tiles.use_threads(threads):
+        with use_threads(threads):
             results.append(resample(x, 48000, 44100))
     assert all(np.array_equal(results[0], other) for other in results[1:])
 

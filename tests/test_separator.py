@@ -13,10 +13,11 @@ import soundfile
 from fakes import SOURCES, FakeModel
 from files import BAD, float_wav, music, song
 
-from demucs_np import AudioError, BagOfModels, Event, ModelError, Separator, UsageError, apply_model, audio, separator
+from demucs_np import AudioError, BagOfModels, Event, ModelError, Separator, UsageError, apply_model, audio
 from demucs_np.audio import Encoding
 from demucs_np.kernels.resample import resample
-from demucs_np.separator import Moments, model_folder, output_paths
+from demucs_np.separation import separator
+from demucs_np.separation.separator import Moments, model_folder, output_paths
 
 
 def expected_stems(wav: np.ndarray, **options: object) -> np.ndarray:

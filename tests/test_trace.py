@@ -15,14 +15,14 @@ from click.testing import CliRunner, Result
 from safetensors.numpy import safe_open
 
 import demucs_np as dn
-from demucs_np.cli import main
-from demucs_np.golden.recipe import draw_mix, draw_tensors
-from demucs_np.kernels.reference import Reference
+from demucs_np.commands.main import main
 from demucs_np.models.config import config_from_arguments
 from demucs_np.models.layout import expected_tensors
 from demucs_np.models.transformer import attention_weights
+from demucs_np.operations.numpy_ops import NumpyOperations
+from demucs_np.parity.recipe import draw_mix, draw_tensors
 from demucs_np.weights import build
-from demucs_np.weights.checkpoint import Checkpoint
+from demucs_np.weights.formats.checkpoint import Checkpoint
 
 BY_NAME = {case.name: case for case in CASES}
 CASE = BY_NAME["ht_six_stems"]
@@ -99,7 +99,7 @@ def test_attention_weights_are_the_softmax_that_attention_uses(model: Any) -> No
     weights = attention_weights(q, k, 3)
     assert weights.shape == (3, 5, 7)
     by_hand = np.concatenate([weights[h] @ v[:, 8 * h : 8 * h + 8] for h in range(3)], axis=1)
-    np.testing.assert_allclose(by_hand, Reference().attention(q, k, v, 3), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(by_hand, NumpyOperations().attention(q, k, v, 3), rtol=1e-4, atol=1e-6)
     with dn.trace(layers=["*.weights", "*.heads"]) as taps:
         model(MIX)
     weights, heads = taps[f"{ATTENTION}.weights"], taps[f"{ATTENTION}.heads"]

@@ -6,21 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from demucs_np.demo.synth import (
-    SAMPLE_RATE,
-    Array,
-    Rng,
-    add,
-    band,
-    compress,
-    convolve,
-    decay,
-    fade,
-    pan,
-    room,
-    samples,
-    spectral,
-)
+from demucs_np.demo.synth import SAMPLE_RATE, Array, Rng, add, band, compress, convolve, decay, fade, pan, room, samples, spectral
 
 # Sixteenths of a bar that have a hit; capitals are loud, small letters soft.
 KICKS = (

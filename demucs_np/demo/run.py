@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..apply import ArraySource, Progress
 from ..audio import reason_of, write
 from ..errors import AudioError
-from ..separator import Separator
+from ..separation.apply import ArraySource, Progress
+from ..separation.separator import Separator
 from ..weights import catalog
 from .sdr import sdr
 from .song import DEMO_FILE, DEMO_SECONDS, DEMO_SEED, STEMS, make_song

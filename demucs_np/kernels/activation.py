@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._jit import exact
+from ._jit import exact
 
 _f = np.float32
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._jit import inline, kernel, view
+from ._jit import inline, kernel, view
 from .activation import exp2
 from .gemm import gemm, pack_columns, pack_rows, packed_size, padded, padded_columns
 from .sums import clear, total_of

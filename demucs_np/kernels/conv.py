@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .._jit import inline, kernel, view
+from ._jit import inline, kernel, view
 from .activation import gelu, sigmoid
 from .gemm import gemm, pack, padded, padded_columns
 from .layer import Conv, Projection

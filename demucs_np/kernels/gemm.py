@@ -22,7 +22,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .._jit import DISABLED, inline, view
+from ._jit import DISABLED, inline, view
 from .sums import clear
 
 DEPTH = 192  # k block: long enough to hide the store and reload of C, short enough for float32 sums to stay accurate and panels in L1/L2

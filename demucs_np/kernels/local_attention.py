@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._jit import exact, inline, kernel, view
+from ._jit import exact, inline, kernel, view
 from .activation import exp, sigmoid
 from .attention import KEYS, _multiply, block_sizes, largest_of
 from .gemm import gemm, pack_columns, pack_rows, padded, padded_columns

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._jit import inline, kernel, view
+from ._jit import inline, kernel, view
 from .activation import sigmoid, tanh
 from .gemm import gemm, pack, padded, padded_columns
 from .sums import clear

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._jit import kernel, view
+from ._jit import kernel, view
 from .activation import gelu
 from .conv import ACTIVATIONS, GLU, _activate, _store
 from .layer import EPS

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .._jit import kernel
 from . import tiles
+from ._jit import kernel
 
 ZEROS = 24  # zero crossings of the sinc on each side
 ROLLOFF = 0.945  # the pass band, as a part of the lower Nyquist frequency

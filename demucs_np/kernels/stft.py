@@ -14,8 +14,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .._jit import DISABLED, exact, kernel, view
-from .reference import hann
+from ..operations.numpy_ops import hann
+from ._jit import DISABLED, exact, kernel, view
 from .tiles import pool
 
 WIDE = 8  # transforms side by side: a multiple of it

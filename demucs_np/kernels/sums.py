@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .._jit import DISABLED, exact
+from ._jit import DISABLED, exact
 
 
 def _vector_sums(wide: int, squares: bool) -> Any:

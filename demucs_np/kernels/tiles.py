@@ -6,23 +6,15 @@ own part of the output: the bits are the same for any number of threads. A kerne
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-
-def default_threads() -> int:
-    """The number of CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
-
+from ..threads import current_threads
 
 LONGEST = 32  # tiles in a range: Ctrl-C is heard between ranges
 
@@ -107,32 +99,14 @@ class Pool:
             self._jobs.put(None)
 
 
-_current = threading.local()
 _pools: dict[int, Pool] = {}
 _pools_lock = threading.Lock()
 
 
 def pool() -> Pool:
-    """The pool of the innermost `use_threads` of this Python thread, or one of `default_threads()`."""
-    threads = getattr(_current, "threads", None) or default_threads()
+    """The pool of `current_threads()` threads."""
+    threads = current_threads()
     with _pools_lock:
         if threads not in _pools:
             _pools[threads] = Pool(threads)
         return _pools[threads]
-
-
-@contextlib.contextmanager
-def use_threads(threads: int | None) -> Iterator[None]:
-    """Within the block, run operations on this many threads (None: leave it as it is).
-
-    Raises ValueError for a number below 1.
-    """
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads is {threads}, but must be at least 1")
-    before = getattr(_current, "threads", None)
-    if threads is not None:
-        _current.threads = threads
-    try:
-        yield
-    finally:
-        _current.threads = before

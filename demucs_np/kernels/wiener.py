@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from .._jit import inline, kernel
+from ._jit import inline, kernel
 from .tiles import pool
 
 WINDOW = 300  # frames

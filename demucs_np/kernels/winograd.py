@@ -22,7 +22,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .._jit import DISABLED, kernel, view
+from ._jit import DISABLED, kernel, view
 from .conv import _NOTHING, ACTIVATIONS, GLU, _activate, _add, _gather, _store, glu_order
 from .gemm import LANES, PANEL, gemm, pack
 from .layer import Conv

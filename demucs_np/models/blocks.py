@@ -1,7 +1,7 @@
 """The layers of the U-Nets: encoder and decoder layers of both branches, their residual branches, and the split into frequency bands.
 
 Axes: T time, F frequency, C channels. A frequency layer works on (T, F, C) and convolves along F; a time layer works on (1, T, C) and
-convolves along T. Reference: `demucs.hdemucs` (HEncLayer, HDecLayer, MultiWrap) and `demucs.demucs` (DConv).
+convolves along T. Upstream: `demucs.hdemucs` (HEncLayer, HDecLayer, MultiWrap) and `demucs.demucs` (DConv).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..kernels.layer import Conv, convolution, linear, over_time, transposed
-from ..kernels.reference import Reference
-from ..tracing import tap
+from ..operations.numpy_ops import NumpyOperations
 from .recurrent import BLSTM, LocalState
+from .taps import tap
 
 Array = np.ndarray
 Tensors = Mapping[str, Array]
@@ -38,7 +38,7 @@ class GroupNorm:
         """The norm stored under `name`, None if there is none."""
         return GroupNorm(groups, tensors[f"{name}.weight"], tensors[f"{name}.bias"]) if f"{name}.weight" in tensors else None
 
-    def __call__(self, ops: Reference, x: Array, activation: str = "none", crop: int = 0, length: int | None = None) -> Array:
+    def __call__(self, ops: NumpyOperations, x: Array, activation: str = "none", crop: int = 0, length: int | None = None) -> Array:
         y = ops.group_norm(x, self.groups, self.weight, self.bias, activation=activation, crop=crop, length=length)
         ops.free(x)
         return y
@@ -48,10 +48,10 @@ class DConv:
     """Residual branch over time: per depth a dilated convolution to few channels, norm, GELU, a 1x1 convolution back, norm, GLU, scale.
 
     Before the 1x1 convolution there may be a BLSTM, then a LocalState. Norms take their statistics over (T, C) of each frequency row
-    by itself. Reference: `demucs.demucs.DConv`.
+    by itself. Upstream: `demucs.demucs.DConv`.
     """
 
-    def __init__(self, ops: Reference, tensors: Tensors, path: str, *, depth: int, freq: bool) -> None:
+    def __init__(self, ops: NumpyOperations, tensors: Tensors, path: str, *, depth: int, freq: bool) -> None:
         self.ops, self.path, self.freq = ops, path, freq
         self.layers = []
         for d in range(abs(depth)):
@@ -95,7 +95,7 @@ class EncoderLayer:
 
     def __init__(
         self,
-        ops: Reference,
+        ops: NumpyOperations,
         tensors: Tensors,
         path: str,
         *,
@@ -152,7 +152,7 @@ class DecoderLayer:
 
     def __init__(
         self,
-        ops: Reference,
+        ops: NumpyOperations,
         tensors: Tensors,
         path: str,
         *,
@@ -219,7 +219,7 @@ class DecoderLayer:
 
 
 class BandedEncoder:
-    """An encoder layer of its own for each of several frequency bands. Reference: `demucs.hdemucs.MultiWrap`."""
+    """An encoder layer of its own for each of several frequency bands. Upstream: `demucs.hdemucs.MultiWrap`."""
 
     freq = True
 
@@ -245,7 +245,7 @@ class BandedEncoder:
 
 
 class BandedDecoder:
-    """A decoder layer for each frequency band; bands overlap by a stride where they meet. Reference: `demucs.hdemucs.MultiWrap`."""
+    """A decoder layer for each frequency band; bands overlap by a stride where they meet. Upstream: `demucs.hdemucs.MultiWrap`."""
 
     freq = True
 

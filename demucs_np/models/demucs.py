@@ -1,6 +1,6 @@
 """Demucs (version 2 and 3): a U-Net over the waveform.
 
-Axes: (1, T, C). Reference: `demucs.demucs.Demucs`; paper: Défossez et al. 2019, "Music Source Separation in the Waveform Domain".
+Axes: (1, T, C). Upstream: `demucs.demucs.Demucs`; paper: Défossez et al. 2019, "Music Source Separation in the Waveform Domain".
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from ..kernels.resample import resample
-from ..tracing import tap
 from .blocks import Array, DecoderLayer, EncoderLayer, Tensors, scope
 from .config import DemucsConfig, TimeLayer
 from .network import Network
 from .recurrent import BLSTM
+from .taps import tap
 
 
 class Demucs(Network):

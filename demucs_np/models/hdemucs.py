@@ -1,7 +1,7 @@
 """Hybrid Demucs (version 3): the two U-Nets without a transformer, joined where both have reached the same rate.
 
 Its innermost layers hold BLSTM and LocalState instead. `hybrid=False` leaves the U-Net over the spectrogram alone; `hybrid_old` keeps
-an error of the first published models, which were trained with it. Reference: `demucs.hdemucs.HDemucs`; paper: Défossez 2021.
+an error of the first published models, which were trained with it. Upstream: `demucs.hdemucs.HDemucs`; paper: Défossez 2021.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Hybrid Transformer Demucs: a U-Net over the spectrogram and one over the waveform, joined by a transformer.
 
 Read `forward` first. Axes: T time, F frequency, C channels; (T, F, C) in the frequency branch, (1, T, C) in the time branch.
-Reference: `demucs.htdemucs.HTDemucs`; papers: Défossez 2021 (hybrid), Rouard et al. 2023 (transformer).
+Upstream: `demucs.htdemucs.HTDemucs`; papers: Défossez 2021 (hybrid), Rouard et al. 2023 (transformer).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 
 from ..errors import UsageError
 from ..kernels.layer import linear
-from ..tracing import tap, tracing
 from . import spectral
 from .blocks import Array, BandedDecoder, BandedEncoder, DecoderLayer, EncoderLayer, Tensors, scope
 from .config import HDemucsConfig, HTDemucsConfig, HybridLayer
 from .network import Network
+from .taps import tap, tracing
 from .transformer import CrossTransformer
 
 

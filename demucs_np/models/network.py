@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import AudioError, UsageError
-from ..kernels import operations
+from ..operations import operations
 from .config import Config
 
 Array = np.ndarray

@@ -1,6 +1,6 @@
 """The parts of a residual branch that look far along time: BLSTM and LocalState.
 
-Axes: T time, F frequency, C channels; rows of F are independent. Reference: `demucs.demucs` (BLSTM, LocalState).
+Axes: T time, F frequency, C channels; rows of F are independent. Upstream: `demucs.demucs` (BLSTM, LocalState).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..kernels.layer import linear
-from ..kernels.reference import Reference
+from ..operations.numpy_ops import NumpyOperations
 
 Array = np.ndarray
 Tensors = Mapping[str, Array]
@@ -25,7 +25,7 @@ class BLSTM:
     window in whose middle it lies. With `skip`, the input is added.
     """
 
-    def __init__(self, ops: Reference, tensors: Tensors, layers: int, *, window: int | None = None, skip: bool = False) -> None:
+    def __init__(self, ops: NumpyOperations, tensors: Tensors, layers: int, *, window: int | None = None, skip: bool = False) -> None:
         self.ops, self.window, self.skip = ops, window, skip
         self.layers = []
         for layer in range(layers):
@@ -67,7 +67,7 @@ class BLSTM:
 class LocalState:
     """Attention along time that fades with distance, added to its input."""
 
-    def __init__(self, ops: Reference, tensors: Tensors) -> None:
+    def __init__(self, ops: NumpyOperations, tensors: Tensors) -> None:
         self.ops = ops
         parts = ("query", "key", "content", "query_decay")
         weight = np.concatenate([tensors[f"{part}.weight"] for part in parts])

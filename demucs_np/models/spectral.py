@@ -1,4 +1,4 @@
-"""From samples to the spectrogram and back, in the hybrid models. Reference: `_spec`, `_ispec`, `_magnitude`, `_mask` of HTDemucs."""
+"""From samples to the spectrogram and back, in the hybrid models. Upstream: `_spec`, `_ispec`, `_magnitude`, `_mask` of HTDemucs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..kernels.reference import Array, Reference, hann
+from ..operations.numpy_ops import Array, NumpyOperations, hann
 
 
 def pad_reflect(x: Array, left: int, right: int) -> Array:
-    """Reflect-pad x [C, n]; where x is too short for it, zeros are appended first, and reflected too. Reference: `pad1d`."""
+    """Reflect-pad x [C, n]; where x is too short for it, zeros are appended first, and reflected too. Upstream: `pad1d`."""
     n = x.shape[1]
     longest = max(left, right)
     if n <= longest:
@@ -22,7 +22,7 @@ def pad_reflect(x: Array, left: int, right: int) -> Array:
     return np.pad(x, ((0, 0), (left, right)), mode="reflect")
 
 
-def spectrogram(ops: Reference, mix: Array, n_fft: int, *, zeros: bool = False) -> Array:
+def spectrogram(ops: NumpyOperations, mix: Array, n_fft: int, *, zeros: bool = False) -> Array:
     """mix [C, n] -> [ceil(n/hop), n_fft/2, 2C]: frame t is centred on samples t*hop ... (t+1)*hop; complex numbers as two channels.
 
     Beyond its ends the mix is reflected, or with `zeros` silent.
@@ -34,7 +34,7 @@ def spectrogram(ops: Reference, mix: Array, n_fft: int, *, zeros: bool = False) 
     return ops.stft(padded, n_fft, hop, frames)  # -> [frames, n_fft/2, 2C]
 
 
-def spectrogram_centered(ops: Reference, mix: Array, n_fft: int) -> Array:
+def spectrogram_centered(ops: NumpyOperations, mix: Array, n_fft: int) -> Array:
     """mix [C, n], n > n_fft/2 -> [1 + n//hop, n_fft/2, 2C]: frame t is centred on sample t*hop."""
     hop = n_fft // 4
     padded = np.pad(mix, ((0, 0), (n_fft // 2, n_fft // 2)), mode="reflect")
@@ -60,13 +60,13 @@ def inverse_envelope_of(n_fft: int, n: int, first: int, frames: int) -> Array:
     return (1 / total[-first : -first + n]).astype(np.float32)
 
 
-def waveform(ops: Reference, z: Array, n_fft: int, n: int, **affine: object) -> Array:
-    """Inverse of `spectrogram`: z [frames, n_fft/2, 2*signals] -> [signals, n]. `affine`: see `Reference.istft`."""
+def waveform(ops: NumpyOperations, z: Array, n_fft: int, n: int, **affine: object) -> Array:
+    """Inverse of `spectrogram`: z [frames, n_fft/2, 2*signals] -> [signals, n]. `affine`: see `NumpyOperations.istft`."""
     hop = n_fft // 4
     return ops.istft(z, n_fft, hop, -(hop // 2 * 3), inverse_envelope(n_fft, n), **affine)  # type: ignore[arg-type]
 
 
-def waveform_late(ops: Reference, z: Array, n_fft: int, n: int, **affine: object) -> Array:
+def waveform_late(ops: NumpyOperations, z: Array, n_fft: int, n: int, **affine: object) -> Array:
     """As `waveform`, but 3/2 hops late, as the first hybrid models were trained: they crop two hops less than they padded.
 
     The first samples then lack a frame in the envelope: the spectrogram is continued with only two frames of silence.
@@ -75,7 +75,7 @@ def waveform_late(ops: Reference, z: Array, n_fft: int, n: int, **affine: object
     return ops.istft(z, n_fft, n_fft // 4, 0, envelope, **affine)  # type: ignore[arg-type]
 
 
-def waveform_centered(ops: Reference, z: Array, n_fft: int, n: int, **affine: object) -> Array:
+def waveform_centered(ops: NumpyOperations, z: Array, n_fft: int, n: int, **affine: object) -> Array:
     """Inverse of `spectrogram_centered`."""
     envelope = inverse_envelope_of(n_fft, n, -(n_fft // 2), len(z))
     return ops.istft(z, n_fft, n_fft // 4, -(n_fft // 2), envelope, **affine)  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def magnitude(z: Array) -> Array:
     return np.ascontiguousarray(np.hypot(pairs[..., 0], pairs[..., 1]))
 
 
-def mask(ops: Reference, z: Array, m: Array, wiener_iters: int, wiener_residual: bool) -> Array:
+def mask(ops: NumpyOperations, z: Array, m: Array, wiener_iters: int, wiener_residual: bool) -> Array:
     """The sources' spectrograms from the mixture's z [T, F, 2C] and the predicted magnitudes m [T, F, S*C] -> [T, F, 2*S*C].
 
     Negative `wiener_iters`: the mixture's phase at the predicted magnitude; else Wiener filtering.

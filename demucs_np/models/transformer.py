@@ -1,6 +1,6 @@
 """The cross-domain transformer between encoder and decoder: self- and cross-attention layers in turn, for both branches at once.
 
-Axes: N tokens (time, or time and frequency: token t*F + f), C channels. Reference: `demucs.transformer`.
+Axes: N tokens (time, or time and frequency: token t*F + f), C channels. Upstream: `demucs.transformer`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from functools import lru_cache
 import numpy as np
 
 from ..kernels.layer import linear
-from ..kernels.reference import Reference
-from ..tracing import asked, tap
+from ..operations.numpy_ops import NumpyOperations
 from .blocks import Array, GroupNorm, Tensors, scope
 from .config import HTDemucsConfig
+from .taps import asked, tap
 
 
 @lru_cache(maxsize=4)
@@ -42,7 +42,7 @@ def positions_1d(T: int, C: int, max_period: float, centered: bool, weight: floa
 class Norm:
     """LayerNorm of each token, or GroupNorm over all tokens where the configuration says so."""
 
-    def __init__(self, ops: Reference, tensors: Tensors, name: str, groups: int = 0) -> None:
+    def __init__(self, ops: NumpyOperations, tensors: Tensors, name: str, groups: int = 0) -> None:
         self.ops, self.weight, self.bias, self.groups = ops, tensors[f"{name}.weight"], tensors[f"{name}.bias"], groups
 
     def __call__(self, x: Array) -> Array:  # [1, N, C] -> [1, N, C]
@@ -54,10 +54,10 @@ class Norm:
 class TransformerLayer:
     """Attention and feed-forward, each with norm, scale and residual. With `cross`, keys and values come from the other branch.
 
-    Reference: MyTransformerEncoderLayer and CrossTransformerEncoderLayer.
+    Upstream: MyTransformerEncoderLayer and CrossTransformerEncoderLayer.
     """
 
-    def __init__(self, ops: Reference, tensors: Tensors, path: str, config: HTDemucsConfig, *, cross: bool) -> None:
+    def __init__(self, ops: NumpyOperations, tensors: Tensors, path: str, config: HTDemucsConfig, *, cross: bool) -> None:
         self.ops, self.norm_first, self.heads = ops, config.t_norm_first, config.t_heads
         name = "cross_attn" if cross else "self_attn"
         self.path, attention = f"{path}.{name}", scope(tensors, name)
@@ -130,9 +130,9 @@ def attention_weights(q: Array, k: Array, heads: int) -> Array:
 
 
 class CrossTransformer:
-    """Both branches' layers. Reference: `crosstransformer`, CrossTransformerEncoder."""
+    """Both branches' layers. Upstream: `crosstransformer`, CrossTransformerEncoder."""
 
-    def __init__(self, ops: Reference, tensors: Tensors, config: HTDemucsConfig) -> None:
+    def __init__(self, ops: NumpyOperations, tensors: Tensors, config: HTDemucsConfig) -> None:
         self.ops, self.config = ops, config
         groups = 0 if config.t_norm_in else int(config.t_norm_in_group)
         self.norms = [Norm(ops, tensors, name, groups) for name in ("norm_in", "norm_in_t") if f"{name}.weight" in tensors]

@@ -1,5 +1,5 @@
 """Published and private weights: which models there are, fetching and checking them, and building a model from a file."""
 
-from .load import build, list_models, load_model
+from .resolve import build, list_models, load_model
 
 __all__ = ["build", "list_models", "load_model"]

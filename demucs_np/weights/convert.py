@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import DemucsError, UsageError, WeightsError
-from .checkpoint import ModelFile
 from .files import check_named_checksum, signature, written_whole
-from .load import read_model_file
-from .stored import DTYPES, Stored, as_float32
+from .formats.checkpoint import ModelFile
+from .formats.stored import DTYPES, Stored, as_float32
+from .resolve import read_model_file
 
 
 def convert_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-sys.path.insert(0, str(TESTS))
+sys.path[:0] = [str(TESTS), str(TESTS.parent / "docs")]
 
 missing = [name for name in ("torch", "demucs") if importlib.util.find_spec(name) is None]
 collect_ignore_glob = ["test_*.py"] if missing else []

@@ -57,7 +57,7 @@ def test_converted_files_load_in_both(case: str, half: bool, tmp_path: Path) -> 
     from demucs.hf import load_safetensors_model
 
     from demucs_np.weights.convert import convert_file
-    from demucs_np.weights.load import read_model
+    from demucs_np.weights.resolve import read_model
 
     klass, kwargs = arguments(case)
     model = reference(klass, kwargs)
@@ -79,7 +79,7 @@ def test_full_size_published_layout(tmp_path: Path) -> None:
     """As demucs's export tool writes them: float16 safetensors by the stock library."""
     from safetensors.torch import save_file
 
-    from demucs_np.weights.load import read_model
+    from demucs_np.weights.resolve import read_model
 
     kwargs = {"sources": SOURCES, "bottom_channels": 512, "dconv_mode": 3, "segment": Fraction(39, 5)}
     model = reference("demucs.htdemucs.HTDemucs", kwargs)
@@ -95,7 +95,7 @@ def test_full_size_published_layout(tmp_path: Path) -> None:
 def test_strided_and_shared_tensors(tmp_path: Path) -> None:
     import torch
 
-    from demucs_np.weights.pickles import read_archive
+    from demucs_np.weights.formats.th import read_archive
 
     base = torch.arange(24.0).reshape(4, 6)
     content = {"t": base.T, "row": base[1:3, ::2], "bf16": base.bfloat16(), "parameter": torch.nn.Parameter(base[2]), "long": base.long()}
@@ -111,7 +111,7 @@ def test_legacy_format_is_refused(tmp_path: Path) -> None:
     import torch
 
     from demucs_np.errors import WeightsError
-    from demucs_np.weights.load import read_model
+    from demucs_np.weights.resolve import read_model
 
     torch.save({"a": torch.ones(3)}, tmp_path / "old.th", _use_new_zipfile_serialization=False)
     with pytest.raises(WeightsError, match=r"before 1\.6"):

@@ -12,11 +12,11 @@ from cases import CASES, STEMS, Case
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from demucs_np.golden.reference import build
+from demucs_np.inspection.outline import Module, modules, segment_samples
 from demucs_np.models.config import Config, config_from_arguments
 from demucs_np.models.layout import expected_tensors
 from demucs_np.models.transformer import attention_weights
-from demucs_np.structure import Module, modules, segment_samples
+from demucs_np.parity.upstream import build
 
 pytestmark = pytest.mark.torch
 

@@ -17,15 +17,15 @@ from make_goldens import FOLDER, make
 from numpy.typing import NDArray
 
 import demucs_np as dn
-from demucs_np.golden.commands import verify_file
-from demucs_np.golden.recipe import draw_mix, draw_tensors
-from demucs_np.golden.record import SAMPLES, SKETCH, Golden, Layer, decibels, load_golden, total
-from demucs_np.golden.reference import build, digest, fingerprint, float32_taps, run
-from demucs_np.golden.verify import LIMIT_DB, judge, verify_golden
+from demucs_np.commands.golden import verify_file
 from demucs_np.models.config import config_from_arguments
 from demucs_np.models.layout import expected_tensors
+from demucs_np.parity.recipe import draw_mix, draw_tensors
+from demucs_np.parity.record import SAMPLES, SKETCH, Golden, Layer, decibels, load_golden, total
+from demucs_np.parity.upstream import build, digest, fingerprint, float32_taps, run
+from demucs_np.parity.verify import LIMIT_DB, judge, verify_golden
 from demucs_np.weights import build as build_ours
-from demucs_np.weights.checkpoint import Checkpoint
+from demucs_np.weights.formats.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.torch
 
@@ -185,7 +185,7 @@ def test_shifts_average_what_the_reference_averages(small: tuple[Any, Any], monk
 def invoke(*arguments: object) -> Any:
     from click.testing import CliRunner
 
-    from demucs_np.cli import main
+    from demucs_np.commands.main import main
 
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import train_demo
 from demucs.hf import load_safetensors_model
 from demucs.htdemucs import HTDemucs
 from safetensors import safe_open
@@ -17,7 +18,6 @@ import demucs_np as dn
 from demucs_np.demo.run import DEMO_MODEL
 from demucs_np.demo.song import STEMS, make_song
 from demucs_np.demo.synth import SAMPLE_RATE
-from demucs_np.weights import train_demo
 
 pytestmark = pytest.mark.torch
 

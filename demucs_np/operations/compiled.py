@@ -8,16 +8,16 @@ import threading
 
 import numpy as np
 
-from . import attention, conv, feed_forward, local_attention, lstm, norm, stft, wiener, winograd
-from .arena import Arena
-from .layer import EPS, Conv
-from .reference import Reference
+from ..kernels import attention, conv, feed_forward, local_attention, lstm, norm, stft, wiener, winograd
+from ..kernels.arena import Arena
+from ..kernels.layer import EPS, Conv
+from .numpy_ops import NumpyOperations
 
 Array = np.ndarray
 
 
-class Compiled(Reference):
-    """See `Reference` for what each operation is. Every Python thread has buffers of its own."""
+class CompiledOperations(NumpyOperations):
+    """See `NumpyOperations` for what each operation is. Every Python thread has buffers of its own."""
 
     name = "numba"
 
@@ -60,7 +60,7 @@ class Compiled(Reference):
         scale: Array | None = None,
         residual: Array | None = None,
     ) -> Array:
-        """As in `Reference`; with `residual`, into it."""
+        """As in `NumpyOperations`; with `residual`, into it."""
         assert layer.upsample == 1 or (stats is None and before is None and residual is None)
         assert layer.activation != "glu" or before is None
         rows, length = layer.extent(x.shape[1], rows, length)

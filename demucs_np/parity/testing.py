@@ -1,7 +1,7 @@
 """For test suites: one assertion that a model computes what the PyTorch reference computed.
 
 import demucs_np as dn
-from demucs_np.testing import assert_parity
+from demucs_np.parity.testing import assert_parity
 
 
 def test_parity():
@@ -13,11 +13,11 @@ from __future__ import annotations
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from .golden.record import Golden, load_golden
-from .golden.verify import Report, verify_golden
+from .record import Golden, load_golden
+from .verify import Report, verify_golden
 
 if TYPE_CHECKING:
-    from .models.bag import Model
+    from ..models.bag import Model
 
 
 def assert_parity(model: Model, golden: Golden | str | PathLike[str]) -> Report:

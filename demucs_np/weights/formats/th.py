@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import ModelError, WeightsError
-from ..models.config import CLASSES, config_from_arguments
+from ...errors import ModelError, WeightsError
+from ...models.config import CLASSES, config_from_arguments
 from .checkpoint import ModelFile, exact_tensors
 from .stored import DTYPES, ClassName, Stored
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .errors import AudioError, UsageError
-from .models.config import Config
-from .structure import Module, extras, modules, segment_samples
+from ..errors import AudioError, UsageError
+from ..inspection.outline import Module, extras, modules, segment_samples
+from ..models.config import Config
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .models.bag import BagOfModels, Model
-    from .module_times import Times
+    from ..inspection.module_times import Times
+    from ..models.bag import BagOfModels, Model
 
 WIDTH = 118  # of the wrapped lines of arguments
 
@@ -40,7 +40,7 @@ def inspect(model: str, repo: Path | None, timed: bool, threads: int | None, dep
 
     A path with a star is one that `demucs-np trace` can record.
     """
-    from .weights import load_model
+    from ..weights import load_model
 
     loaded = load_model(model, repo=repo, backend="numba" if timed else "numpy")
     members = list(getattr(loaded, "models", [loaded]))
@@ -62,8 +62,8 @@ def inspect(model: str, repo: Path | None, timed: bool, threads: int | None, dep
 
 def _signatures(name: str, repo: Path | None, count: int) -> Sequence[str]:
     """What the members of a bag are called, where that is known."""
-    from .weights import catalog
-    from .weights.repo import LocalRepo
+    from ..weights import catalog
+    from ..weights.repo import LocalRepo
 
     names: Sequence[str] = ()
     if repo is not None and name not in (local := LocalRepo(repo)).files:
@@ -74,7 +74,7 @@ def _signatures(name: str, repo: Path | None, count: int) -> Sequence[str]:
 
 
 def _measure(model: Model, tree: list[Module], threads: int | None) -> Times:
-    from .module_times import measure
+    from ..inspection.module_times import measure
 
     return measure(model, tree, threads=threads)
 
@@ -200,7 +200,7 @@ def trace(
     if out is None and plot is None:
         raise UsageError("nothing to write: give -o FILE.safetensors, --plot FOLDER, or both")
     if plot is not None:
-        from .plots import require_matplotlib
+        from ..inspection.plots import require_matplotlib
 
         require_matplotlib()
     taps = trace_track(track, name, repo=repo, at=at, layers=layers or None, backend=backend, threads=threads)
@@ -209,7 +209,7 @@ def trace(
         _save(out, taps, {"format": "demucs_np trace", "track": track.name, "model": name, "at": f"{at:g}"})
         click.echo(f"{out}: {len(taps)} activations, {size / 1e6:.1f} MB")
     if plot is not None:
-        from .plots import draw_all
+        from ..inspection.plots import draw_all
 
         click.echo(f"{plot}: {len(draw_all(taps, plot))} pictures")
 
@@ -229,24 +229,24 @@ def trace_track(
     `layers`: patterns as for `trace` (None: all modules that are traced). Raises UsageError for a pattern that matches nothing or a name
     that stands for several models, AudioError beyond the file's end.
     """
-    from .golden.commands import checkpoint_of
-    from .kernels import tiles
-    from .tracing import trace as tracing
-    from .weights import build
+    from ..models.taps import trace as tracing
+    from ..threads import use_threads
+    from ..weights import build
+    from .golden import checkpoint_of
 
     checkpoint = checkpoint_of(name, repo)
     config = checkpoint.config
     check_layers(config, layers or ())
     mix = read_segment(track, at, config)
     model: Model = build(checkpoint, backend)
-    with tiles.use_threads(threads), tracing(layers=layers) as taps:
+    with use_threads(threads), tracing(layers=layers) as taps:
         model(mix[None])
     return taps
 
 
 def check_layers(config: Config, patterns: Sequence[str]) -> None:
     """Raise UsageError for a pattern that no activation of such a model matches."""
-    from .tracing import matches
+    from ..models.taps import matches
 
     plain = [module.path for module in modules(config) if module.traced]
     extra = extras(config)
@@ -260,8 +260,8 @@ def read_segment(path: Path, at: float, config: Config) -> np.ndarray:
     """One segment (channels, samples) of a file from `at` seconds on, shorter at its end, at the loudness that `separate` gives it."""
     import numpy as np
 
-    from .audio import open_track, read_blocks
-    from .separator import Moments
+    from ..audio import open_track, read_blocks
+    from ..separation.separator import Moments
 
     start, length = round(at * config.samplerate), segment_samples(config)
     position, parts, moments = 0, [], Moments()
@@ -279,7 +279,7 @@ def read_segment(path: Path, at: float, config: Config) -> np.ndarray:
 def _save(path: Path, taps: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     from safetensors.numpy import save
 
-    from .weights.files import written_whole
+    from ..weights.files import written_whole
 
     with written_whole(path) as file:
         file.write(save(taps, metadata=metadata))

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelError, WeightsError
-from ..models.config import Config, DemucsConfig, config_from_arguments
-from ..models.layout import expected_tensors
+from ...errors import ModelError, WeightsError
+from ...models.config import Config, DemucsConfig, config_from_arguments
+from ...models.layout import expected_tensors
 from . import diffq
 from .stored import DTYPES, FLOATS, ClassName, Stored, as_float32
 

@@ -13,25 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import __version__
-from .errors import DemucsError, UsageError
+from .. import __version__
+from ..errors import DemucsError, UsageError
 
 if TYPE_CHECKING:
-    from .separator import OtherMethod
+    from ..separation.separator import OtherMethod
 
 INTERRUPTED = 130
 
 # name -> (module, command, what it does): a module is imported only when its command runs, so that --help is quick.
 COMMANDS: dict[str, tuple[str, str, str]] = {
-    "separate": (".cli", "separate", "Separate tracks into stems; the word may be left out."),
-    "demo": (".demo.command", "demo", "Separate the bundled song with the bundled model, and show how well that goes."),
-    "models": (".weights.commands", "models", "List, fetch and check the published models."),
-    "convert": (".weights.commands", "convert", "Turn official .th packages into .safetensors files."),
-    "golden": (".golden.commands", "golden", "Record what PyTorch computes, layer by layer."),
-    "verify": (".golden.commands", "verify", "Compare every layer with a golden file, without PyTorch."),
+    "separate": (".main", "separate", "Separate tracks into stems; the word may be left out."),
+    "demo": (".demo", "demo", "Separate the bundled song with the bundled model, and show how well that goes."),
+    "models": (".models", "models", "List, fetch and check the published models."),
+    "convert": (".models", "convert", "Turn official .th packages into .safetensors files."),
+    "golden": (".golden", "golden", "Record what PyTorch computes, layer by layer."),
+    "verify": (".golden", "verify", "Compare every layer with a golden file, without PyTorch."),
     "bench": (".bench", "bench", "Measure speed, memory and parity on this machine."),
-    "inspect": (".internals_commands", "inspect", "Print what a model is made of: modules, shapes, sizes, times."),
-    "trace": (".internals_commands", "trace", "Record the activations of one segment, and draw them."),
+    "inspect": (".inspect", "inspect", "Print what a model is made of: modules, shapes, sizes, times."),
+    "trace": (".inspect", "trace", "Record the activations of one segment, and draw them."),
 }
 
 
@@ -191,7 +191,7 @@ def separate(
     for options that are wrong.
     """
     if list_models:
-        from .weights import list_models as list_names
+        from ..weights import list_models as list_names
 
         models = list_names(repo)
         for title, kind in (("Bag of models", "bag"), ("Single models", "single")):
@@ -202,10 +202,10 @@ def separate(
     if two_stems and stems:
         raise click.UsageError("--stems and --two-stems exclude each other.")
 
-    from .audio import Encoding
-    from .separator import Outputs, Separator, model_folder, output_paths
+    from ..audio import Encoding
+    from ..separation.separator import Outputs, Separator, model_folder, output_paths
+    from ..weights import load_model
     from .terminal import Bar
-    from .weights import load_model
 
     encoding = Encoding("mp3" if mp3 else "flac" if flac else "wav", 24 if int24 else 32 if float32 and not flac else 16, mp3_bitrate)
     wanted = [stem.strip() for stem in stems.split(",")] if stems else None

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .kernels import tiles
+from ..threads import use_threads
+from .outline import Module
 from .profiling import UNPLACED, Operation, record
-from .structure import Module
 
 # Operations outside all modules, and what the table calls them.
 NAMES = {"stft": "spectrogram", "istft": "waveform", "wiener": "masks", "normalize": "input statistics"}
@@ -37,7 +37,7 @@ def measure(model: Any, tree: Sequence[Module], *, threads: int | None = None, r
     assert tree[0].shape is not None
     mix = np.random.default_rng(0).standard_normal((1, *tree[0].shape[2:])).astype(np.float32)
     best: Times | None = None
-    with tiles.use_threads(threads):
+    with use_threads(threads):
         model(mix)
         for _ in range(runs):
             with record(model) as operations:

@@ -22,8 +22,8 @@ import click
 import numpy as np
 
 if TYPE_CHECKING:
-    from .golden.verify import Report
-    from .models.bag import Model
+    from ..models.bag import Model
+    from ..parity.verify import Report
 
 STEMS = ("drums", "bass", "other", "vocals")
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> class and constructor's arguments of the published model
@@ -36,7 +36,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> class and construct
 }
 SECONDS = 7.8  # of the input: a segment of HTDemucs
 TRACK = 180.0  # seconds, for the estimate
-GOLDEN = Path(__file__).parent / "golden" / "published.safetensors"  # a small HTDemucs, as PyTorch computes it
+GOLDEN = Path(__file__).parent.parent / "parity" / "published.safetensors"  # a small HTDemucs, as PyTorch computes it
 BUDGET = 25.0  # seconds of repeated runs, so that a slow machine is done in a minute as well
 
 
@@ -68,11 +68,11 @@ class Result:
 
 def seeded_model(name: str, backend: str = "numba", seed: int = 0) -> Model:
     """A model of MODELS with weights drawn from a seed."""
-    from .golden.recipe import draw_tensors
-    from .models.config import config_from_arguments
-    from .models.layout import expected_tensors
-    from .weights import build
-    from .weights.checkpoint import Checkpoint
+    from ..models.config import config_from_arguments
+    from ..models.layout import expected_tensors
+    from ..parity.recipe import draw_tensors
+    from ..weights import build
+    from ..weights.formats.checkpoint import Checkpoint
 
     klass, arguments = MODELS[name]
     config = config_from_arguments(klass, (), arguments)
@@ -82,8 +82,8 @@ def seeded_model(name: str, backend: str = "numba", seed: int = 0) -> Model:
 
 def parameters(name: str) -> int:
     """How many numbers a model of MODELS has."""
-    from .models.config import config_from_arguments
-    from .models.layout import expected_tensors
+    from ..models.config import config_from_arguments
+    from ..models.layout import expected_tensors
 
     klass, arguments = MODELS[name]
     return sum(math.prod(shape) for shape in expected_tensors(config_from_arguments(klass, (), arguments)).values())
@@ -91,7 +91,7 @@ def parameters(name: str) -> int:
 
 def input_for(model: Model, seconds: float = SECONDS) -> np.ndarray:
     """Seeded music for one forward pass, float32 (1, channels, samples): `seconds`, or the model's segment if that is shorter."""
-    from .golden.recipe import draw_mix
+    from ..parity.recipe import draw_mix
 
     length = int(min(float(model.segment), seconds) * model.samplerate)
     return draw_mix(0, model.audio_channels, length, model.samplerate)[None]
@@ -99,13 +99,13 @@ def input_for(model: Model, seconds: float = SECONDS) -> np.ndarray:
 
 def measure(name: str, *, threads: int | None = None, backend: str = "numba", repeats: int = 5, budget: float = BUDGET) -> Result:
     """Time forward passes of a model of MODELS: one that may compile, then up to `repeats` (fewer once `budget` seconds are spent)."""
-    from .kernels import tiles
+    from ..threads import default_threads, use_threads
 
-    threads = threads or tiles.default_threads()
+    threads = threads or default_threads()
     model = seeded_model(name, backend)
     mix = input_for(model)
     times: list[float] = []
-    with tiles.use_threads(threads):
+    with use_threads(threads):
         while len(times) <= repeats and (len(times) < 3 or sum(times[1:]) < budget):
             began = time.perf_counter()
             model(mix)
@@ -119,13 +119,13 @@ def measure(name: str, *, threads: int | None = None, backend: str = "numba", re
 
 def check_parity(backend: str = "numba", threads: int | None = None) -> Report:
     """Compare a small model of the published shape, layer by layer, with what PyTorch computed."""
-    from .golden.record import load_golden
-    from .golden.seeded import seeded_model as golden_model
-    from .golden.verify import verify_golden
-    from .kernels import tiles
+    from ..parity.record import load_golden
+    from ..parity.seeded import seeded_model as golden_model
+    from ..parity.verify import verify_golden
+    from ..threads import use_threads
 
     golden = load_golden(GOLDEN)
-    with tiles.use_threads(threads):
+    with use_threads(threads):
         return verify_golden(golden, golden_model(golden, backend))
 
 
@@ -146,13 +146,14 @@ def peak_memory() -> float | None:
 
 def machine() -> dict[str, Any]:
     """What timings depend on: processor, cores, load, versions."""
-    from .kernels import gemm, tiles
+    from ..kernels import gemm
+    from ..threads import default_threads
 
     names = ("demucs-np", "numpy", "numba", "llvmlite")
     versions = {name: importlib.metadata.version(name) for name in names}
     return {
         "processor": processor(),
-        "cores": tiles.default_threads(),
+        "cores": default_threads(),
         "vectors": f"{gemm.LANES} floats{' with FMA' if gemm.FMA else ''}",
         "system": f"{platform.system()} {platform.machine()}",
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -212,7 +213,7 @@ def bench(name: str, threads: int | None, backend: str, repeats: int, with_profi
     """
     about = machine()
     if with_profile:
-        from .profiling import profile
+        from ..inspection.profiling import profile
 
         model = seeded_model(name, backend)
         profiled = profile(model, input_for(model), threads=threads, passes=min(repeats, 3))

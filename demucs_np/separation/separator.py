@@ -11,13 +11,14 @@ from typing import Literal
 
 import numpy as np
 
-from . import apply, audio
+from .. import audio
+from ..audio import ClipMode, Encoding, Spool
+from ..errors import AudioError, DemucsError, ModelError, UsageError
+from ..kernels.resample import resample
+from ..models.bag import BagOfModels, Model
+from ..threads import use_threads
+from . import apply
 from .apply import ArraySource, Event, Options, Progress, Source
-from .audio import ClipMode, Encoding, Spool
-from .errors import AudioError, DemucsError, ModelError, UsageError
-from .kernels import tiles
-from .kernels.resample import resample
-from .models.bag import BagOfModels, Model
 
 OtherMethod = Literal["add", "minus", "none"]
 WAV_16 = Encoding()
@@ -56,7 +57,7 @@ class Separator:
     def model(self) -> Model | BagOfModels:
         """The model, loaded by now."""
         if isinstance(self._model, (str, Path)):
-            from .weights import load_model
+            from ..weights import load_model
 
             self._model = load_model(self._model)
         return self._model
@@ -92,7 +93,7 @@ class Separator:
             raise AudioError(f"{name}: holds no samples")
         wav = np.ascontiguousarray(wav, np.float32)
         audio.check_finite(wav, name, 0, int(samplerate))
-        with tiles.use_threads(self.threads):
+        with use_threads(self.threads):
             wav = resample(audio.convert_channels(wav, self.audio_channels, name), int(samplerate), self.samplerate, self.model.backend)
         return wav, self._separate_in_memory(wav, name)
 
@@ -147,7 +148,7 @@ class Separator:
             self._tell(Event("read", 0, total, None))
             with contextlib.closing(audio.read_blocks(track, self.samplerate, self.audio_channels, self.model.backend)) as parts:
                 while True:
-                    with tiles.use_threads(self.threads):
+                    with use_threads(self.threads):
                         block = next(parts, None)
                     if block is None:
                         return

@@ -12,8 +12,8 @@ import click
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
 def demo(out: str, threads: int | None) -> None:
     """Separate the bundled song with the bundled model: stems, how much each gained, and a picture. Needs no network."""
-    from ..terminal import Bar
-    from .run import run_demo
+    from ..demo.run import run_demo
+    from .terminal import Bar
 
     bar = Bar(sys.stderr)
     try:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from .apply import Event
+    from ..separation.apply import Event
 
 VERBS = {"read": "reading", "separate": "separating", "write": "writing"}
 INTERVAL = 0.1  # seconds between two drawings, at least

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import DemucsError, UsageError
+from ..errors import DemucsError, UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,9 +16,9 @@ from typing import Protocol, TypeAlias, cast
 
 import numpy as np
 
-from .errors import AudioError, ModelError, UsageError
-from .kernels import tiles
-from .models.bag import BagOfModels, Model, fills_segment, weighted_average
+from ..errors import AudioError, ModelError, UsageError
+from ..models.bag import BagOfModels, Model, fills_segment, weighted_average
+from ..threads import use_threads
 
 MAX_SHIFT = 0.5  # seconds
 
@@ -245,7 +245,7 @@ class _Run:
         """
         padded = _padded_length(model, length, self.options.segment)
         begin -= (padded - length) // 2
-        with tiles.use_threads(self.threads):
+        with use_threads(self.threads):
             output = model(self._read(begin, begin + padded))
         if output.shape[1] != len(model.sources) or output.shape[-1] < length:
             raise ModelError(f"the model made shape {output.shape} of {padded} samples: not {len(model.sources)} stems of {length} samples")

@@ -100,7 +100,7 @@ def verify_golden(golden: Golden, model: Model) -> Report:
     Raises UsageError for a model of another configuration.
     """
     check_config(golden, model)
-    from ..tracing import trace
+    from ..models.taps import trace
 
     with trace() as taps:
         output = model(golden.mix)

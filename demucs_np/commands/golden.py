@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import AudioError, DemucsError, ModelError, UsageError
-from .recipe import draw_mix, tensors_digest
-from .record import Golden, load_golden
-from .seeded import seeded_model
-from .verify import Report, verify_golden
+from ..parity.recipe import draw_mix, tensors_digest
+from ..parity.record import Golden, load_golden
+from ..parity.seeded import seeded_model
+from ..parity.verify import Report, verify_golden
 
 if TYPE_CHECKING:
     from ..models.bag import Model
     from ..models.config import Config
-    from ..weights.checkpoint import Checkpoint
+    from ..weights.formats.checkpoint import Checkpoint
 
 MAX_SECONDS = 10  # of a recorded run: HDemucs and Demucs would take 40 s and tens of GB in float64
 
@@ -31,7 +31,7 @@ def record_model(name: str, *, repo: Path | None = None, audio: Path | None = No
     The input is one segment (at most 10 s) of an audio file from `at` seconds on, or drawn from `seed`. `name` is one model: a
     published name of a single model, or a file. Raises UsageError where torch or demucs is missing, or the name is a bag's.
     """
-    from .reference import build, make_golden, require_reference
+    from ..parity.upstream import build, make_golden, require_reference
 
     require_reference()
     checkpoint = checkpoint_of(name, repo)
@@ -53,11 +53,11 @@ def verify_file(
 
     Raises UsageError when the model is not the one that the file was made from.
     """
-    from ..kernels import tiles
+    from ..threads import default_threads, use_threads
 
     golden = load_golden(path)
     model = seeded_model(golden, backend) if name is None else _named_model(golden, name, repo, backend)
-    with tiles.use_threads(threads or tiles.default_threads()):
+    with use_threads(threads or default_threads()):
         return verify_golden(golden, model)
 
 
@@ -73,7 +73,8 @@ def _named_model(golden: Golden, name: str, repo: Path | None, backend: str) -> 
 
 def checkpoint_of(name: str, repo: Path | None = None) -> Checkpoint:
     """The one model behind a file, a signature, or a name that stands for a single model. Raises UsageError for a larger bag."""
-    from ..weights import catalog, hub, load
+    from ..weights import catalog, hub
+    from ..weights import resolve as load
     from ..weights.repo import SUFFIXES, LocalRepo
 
     def only(signatures: Sequence[str]) -> str:

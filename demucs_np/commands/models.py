@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 
 from ..errors import DemucsError, ModelError
-from . import catalog, hub
-from .convert import convert_directory, convert_file
-from .load import read_model_file, unknown
-from .repo import SUFFIXES
+from ..weights import catalog, hub
+from ..weights.convert import convert_directory, convert_file
+from ..weights.repo import SUFFIXES
+from ..weights.resolve import read_model_file, unknown
 
 
 @click.group()

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .layer import EPS, Conv
+from ..kernels.layer import EPS, Conv
 
 Array = np.ndarray
 
@@ -60,7 +60,7 @@ def activate(z: Array, name: str) -> Array:
     return z
 
 
-class Reference:
+class NumpyOperations:
     """The operations that models are made of. Nothing is changed in place: what `compiled` reuses, this returns anew."""
 
     name = "numpy"

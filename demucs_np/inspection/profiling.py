@@ -1,6 +1,6 @@
 """Where a model's time goes: the time, arithmetic and memory traffic of every operation, beside what this machine can do.
 
-An operation is a method of `kernels.reference.Reference` (or its compiled twin). What it has to compute and to move follows from its
+An operation is a method of `numpy_ops.NumpyOperations` (or its compiled twin). What it has to compute and to move follows from its
 arguments alone, whatever way a kernel finds to do it: a convolution that needs fewer multiplications than the direct form shows a
 higher rate than the machine's matrix product, not less arithmetic.
 """
@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from .kernels import operations, tiles
-from .kernels.layer import Conv, linear
+from ..kernels import tiles
+from ..kernels.layer import Conv, linear
+from ..operations import operations
+from ..threads import default_threads, use_threads
 
 NOT_COUNTED = {"prepare", "prepare_recurrent", "free", "reset"}
 UNPLACED = {"stft", "istft", "normalize", "wiener"}  # operations of the whole model, rows of their own
@@ -151,8 +153,8 @@ def _table(title: str, rows: Sequence[Row], total: float) -> str:
 
 def profile(model: Any, mix: np.ndarray, *, threads: int | None = None, passes: int = 3) -> Profile:
     """Run `model` on `mix` (batch, channels, samples) `passes` times, after one that compiles and fills the caches."""
-    threads = threads or tiles.default_threads()
-    with tiles.use_threads(threads):
+    threads = threads or default_threads()
+    with use_threads(threads):
         model(mix)
         before = machine_rates(model.backend)
         best: list[Operation] = []

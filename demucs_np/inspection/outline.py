@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .models.config import Config, DemucsConfig, HDemucsConfig, HTDemucsConfig, HybridLayer
-from .models.layout import Shape, expected_tensors
+from ..models.config import Config, DemucsConfig, HDemucsConfig, HTDemucsConfig, HybridLayer
+from ..models.layout import Shape, expected_tensors
 
 TRACED_KINDS = ("HEncLayer", "HDecLayer", "MultiWrap", "MyTransformerEncoderLayer", "CrossTransformerEncoderLayer")
 

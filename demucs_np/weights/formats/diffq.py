@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import WeightsError
+from ...errors import WeightsError
 from .stored import FLOATS, Stored, as_float32
 
 MIN_BITS = 2  # DiffQ's default

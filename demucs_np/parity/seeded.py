@@ -25,7 +25,7 @@ def seeded_model(golden: Golden, backend: str = "numba") -> Model:
     if tensors_digest(tensors) != golden.weights["sha256"]:
         raise UsageError("the weights drawn from the golden file's seed are not those it was made with: make it again with this version")
     from ..weights import build
-    from ..weights.checkpoint import Checkpoint
+    from ..weights.formats.checkpoint import Checkpoint
 
     model: Model = build(Checkpoint(Path(f"seed {golden.weights['seed']}"), golden.config, tensors), backend)
     return model

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from ..errors import ModelError, WeightsError
 from ..models.config import DemucsConfig, HTDemucsConfig
 from . import catalog, hub
-from .checkpoint import Checkpoint, ModelFile, read_safetensors_model
 from .files import check_named_checksum
+from .formats.checkpoint import Checkpoint, ModelFile, read_safetensors_model
 from .repo import SUFFIXES, BagFile, LocalRepo, read_bag
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
     if not Path(path).exists():
         raise WeightsError(f"{os.fspath(path)}: no such file")
     if Path(path).suffix == ".th":
-        from .pickles import read_pickled_model
+        from .formats.th import read_pickled_model
 
         return read_pickled_model(path)
     return read_safetensors_model(path)
