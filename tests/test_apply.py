@@ -288,3 +288,30 @@ def test_bag_segment_shortens_but_never_lengthens_a_transformer() -> None:
 def test_bags_that_make_no_sense(models: list[FakeModel], weights: list[list[float]] | None, segment: float | None, text: str) -> None:
     with pytest.raises(ModelError, match=text):
         BagOfModels(models, weights, segment)
+
+
+@pytest.mark.parametrize(("channels", "views"), [(1, 2), (2, 3)])
+def test_tta_is_the_average_over_inverse_and_swapped_channels(channels: int, views: int) -> None:
+    model, mix = FakeModel(channels=channels), noise(900, channels)
+    ways = [apply_model(model, mix), -apply_model(model, -mix)]
+    if channels == 2:
+        ways.append(apply_model(model, mix[:, ::-1])[:, :, ::-1])
+    model.calls.clear()
+    out = apply_model(model, mix, tta=True)
+    np.testing.assert_allclose(out, np.mean(ways, axis=0), rtol=0, atol=1e-6)
+    assert len(model.calls) == views * 3
+    assert np.abs(out - ways[0]).max() > 0.01
+
+
+def test_in_turn_gives_the_same_bits_model_by_model() -> None:
+    bag = BagOfModels([FakeModel(), FakeModel("htdemucs", gain=2), FakeModel("demucs")], [[1, 1, 0.5, 0], [0, 1, 0, 0.3], [1, 0, 1, 1]])
+    mix = noise(1480)
+    seen: list[tuple[int, int]] = []
+    parts = blocks(
+        bag, ArraySource(mix), Options(shifts=2), in_turn=True, on_chunk=lambda chunk: seen.append((chunk.member, chunk.passing))
+    )
+    [(start, whole)] = parts
+    assert start == 0
+    assert np.array_equal(whole, apply_model(bag, mix, shifts=2))
+    assert seen == sorted(seen)
+    assert set(seen) == {(member, shift) for member in range(3) for shift in range(2)}

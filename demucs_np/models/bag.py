@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Protocol, cast
 
@@ -104,19 +104,19 @@ def fills_segment(model: Model) -> bool:
 
 
 def weighted_average(
-    outputs: Sequence[np.ndarray], weights: Sequence[Sequence[float]], totals: Sequence[float] | None = None
+    outputs: Iterable[np.ndarray], weights: Sequence[Sequence[float]], totals: Sequence[float] | None = None
 ) -> np.ndarray:
-    """Average `outputs`, float32 (..., sources, channels, samples), in float32 and in their order; writes into the first.
+    """Average `outputs`, float32 (..., sources, channels, samples), in float32 and in their order; writes into them.
 
     `totals` are the divisors of the stems where not every model is among the outputs (None: the sums of the weights).
     """
+    total: np.ndarray | None = None
     for output, row in zip(outputs, weights, strict=True):
         for source, weight in enumerate(row):
             if weight != 1:
                 output[..., source, :, :] *= np.float32(weight)
-    total = outputs[0]
-    for output in outputs[1:]:
-        total += output
+        total = output if total is None else np.add(total, output, out=total)
+    assert total is not None
     for source, divisor in enumerate(totals or [sum(column) for column in zip(*weights, strict=True)]):
         if divisor != 1:
             total[..., source, :, :] /= np.float32(divisor)
