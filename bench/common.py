@@ -26,7 +26,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
-from demucs_np.commands.bench import MODELS, SECONDS, processor  # noqa: E402
+from demucs_np.inspection.speed import MODELS, SECONDS  # noqa: E402
+from demucs_np.machine import processor  # noqa: E402
 
 TINY = {  # for trying the scripts out
     "tiny": (

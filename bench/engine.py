@@ -140,7 +140,7 @@ def main() -> None:
         elif what == "save":
             np.save(arguments[0], output)
         elif what == "memory":
-            from demucs_np.commands.bench import peak_memory
+            from demucs_np.machine import peak_memory
 
             answer = {"peak": peak_memory()}
         answers.write(json.dumps(answer) + "\n")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from demucs_np.commands import bench
+from demucs_np import machine
 from demucs_np.commands.main import main
-from demucs_np.inspection import profiling
+from demucs_np.inspection import profiling, speed
 from demucs_np.operations.numpy_ops import NumpyOperations
 
 TESTS = Path(__file__).parent
@@ -28,7 +28,7 @@ RATES = profiling.Rates(flop=1e10, moved=1e9)
 
 @pytest.fixture(autouse=True)
 def _small_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "MODELS", SMALL)
+    monkeypatch.setattr(speed, "MODELS", SMALL)
 
 
 @pytest.fixture
@@ -67,20 +67,20 @@ def test_command_fails_without_parity(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_repeats_end_with_the_budget() -> None:
-    assert bench.measure("htdemucs", repeats=50, budget=0).runs == 2
+    assert speed.measure("htdemucs", repeats=50, budget=0).runs == 2
 
 
 def test_golden_is_the_tests_own() -> None:
     """It is a copy of that file; when the golden files are made again, copy it again."""
-    assert bench.GOLDEN.read_bytes() == (TESTS / "golden" / "ht_published.safetensors").read_bytes()
+    assert speed.GOLDEN.read_bytes() == (TESTS / "golden" / "ht_published.safetensors").read_bytes()
 
 
 def test_peak_memory_holds_an_array() -> None:
-    peak = bench.peak_memory()
+    peak = machine.peak_memory()
     if peak is None:
         pytest.skip("this system does not tell the peak of a process's memory")
     array = np.ones(20_000_000)
-    assert bench.peak_memory() >= max(peak, array.nbytes)  # type: ignore[operator]
+    assert machine.peak_memory() >= max(peak, array.nbytes)  # type: ignore[operator]
 
 
 @pytest.mark.usefixtures("rates")
@@ -99,8 +99,8 @@ def test_both_backends_have_the_same_work(name: str) -> None:
     """What is computed follows from the operations, not from who does them; and recording changes no bit."""
     work = []
     for backend in ("numba", "numpy"):
-        model = bench.seeded_model(name, backend)
-        mix = bench.input_for(model)
+        model = speed.seeded_model(name, backend)
+        mix = speed.input_for(model)
         before = model(mix)
         with profiling.record(model) as recorded:
             during = model(mix)
@@ -112,9 +112,9 @@ def test_both_backends_have_the_same_work(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_operation_has_its_place(name: str) -> None:
-    model = bench.seeded_model(name)
+    model = speed.seeded_model(name)
     with profiling.record(model) as recorded:
-        model(bench.input_for(model))
+        model(speed.input_for(model))
     layers = {o.layer for o in recorded}
     known = {"encoder", "decoder", "tencoder", "tdecoder", "crosstransformer", "channel_upsampler", "channel_upsampler_t", "lstm"}
     known |= {"channel_downsampler", "channel_downsampler_t", "freq_emb", *profiling.UNPLACED}
@@ -126,12 +126,12 @@ def test_every_operation_has_its_place(name: str) -> None:
 def test_arithmetic_of_a_known_model() -> None:
     """One encoder and one decoder layer over the waveform, nothing else: 2 multiply-adds counted by hand."""
     arguments = {"sources": ["a"], "channels": 4, "depth": 1, "dconv_mode": 0, "lstm_layers": 0, "resample": False, "segment": 0.1}
-    bench.MODELS["demucs"] = ("demucs.demucs.Demucs", arguments)
+    speed.MODELS["demucs"] = ("demucs.demucs.Demucs", arguments)
     try:
-        model = bench.seeded_model("demucs", "numpy")
+        model = speed.seeded_model("demucs", "numpy")
     finally:
-        bench.MODELS["demucs"] = SMALL["demucs"]
-    mix = bench.input_for(model)
+        speed.MODELS["demucs"] = SMALL["demucs"]
+    mix = speed.input_for(model)
     with profiling.record(model) as recorded:
         model(mix)
     padded = model.valid_length(mix.shape[2])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import demucs_np.weights
 from demucs_np import BagOfModels, Event, __version__
 from demucs_np.commands.main import COMMANDS, main
 from demucs_np.commands.terminal import Bar, clock
+from demucs_np.jobs import forget_models
 
 FAKE_COMMAND = """
 import sys, time
@@ -52,10 +54,12 @@ class Loader:
 
 
 @pytest.fixture
-def loader(monkeypatch: pytest.MonkeyPatch) -> Loader:
+def loader(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loader]:
     fake = Loader()
     monkeypatch.setattr(demucs_np.weights, "load_model", fake)
-    return fake
+    forget_models()
+    yield fake
+    forget_models()
 
 
 @pytest.fixture(autouse=True)
@@ -167,9 +171,9 @@ def test_a_bad_track_fails_and_the_others_are_done(name: str, monkeypatch: pytes
     assert result.exit_code == 1
     assert files() == stems() | stems("other")
     lines = result.output.splitlines()
-    assert lines[0].startswith(f"Error: {name}: ")
-    assert lines[1] == "Error: missing.wav: cannot be read (no such file or directory); if the path contains spaces, put quotes around it"
-    assert lines[2] == "Error: .: is a folder, not an audio file; name the files in it"
+    assert lines[0] == "Error: missing.wav: cannot be read (no such file or directory); if the path contains spaces, put quotes around it"
+    assert lines[1] == "Error: .: is a folder, not an audio file; name the files in it"
+    assert lines[2].startswith(f"Error: {name}: ")
     assert lines[3:] == ["3 of 5 tracks failed."]
 
 
@@ -195,6 +199,39 @@ def test_one_sample() -> None:
 
 
 @pytest.mark.usefixtures("loader")
+def test_the_folder_of_a_track_can_name_its_stems() -> None:
+    for disc in ("disc1", "disc2"):
+        Path(disc).mkdir()
+        song(Path(disc, "01.wav"))
+    assert run("--filename", "{parent}/{track}/{stem}.{ext}", "disc1/01.wav", "disc2/01.wav").exit_code == 0
+    assert files() == stems("disc1/01") | stems("disc2/01")
+
+
+@pytest.mark.usefixtures("loader")
+def test_a_failed_track_keeps_no_name_from_the_next() -> None:
+    Path("song.jpg").write_bytes(b"\xff\xd8\xff\xe0 picture")
+    Path("song.lrc").write_text("[00:01] words")
+    result = run("song.jpg", "song.lrc", "song.wav")
+    assert result.exit_code == 1
+    assert [line.split(":")[1] for line in result.output.splitlines()[:-1]] == [" song.jpg", " song.lrc"]
+    assert files() == stems()
+
+
+@pytest.mark.usefixtures("loader")
+@pytest.mark.parametrize("name", ["...wav", "..wav"])
+def test_names_of_dots_stay_in_the_folder_of_the_model(name: str) -> None:
+    song(Path("song.wav")).rename(name)
+    assert run(name).exit_code == 0
+    assert files(".") == {name} | {f"separated/htdemucs/{name}/{stem}.wav" for stem in SOURCES}
+
+
+def test_nothing_is_loaded_for_tracks_that_are_not_there(loader: Loader) -> None:
+    result = run("missing.wav", ".")
+    assert result.exit_code == 1
+    assert loader.asked == []
+
+
+@pytest.mark.usefixtures("loader")
 def test_unwritable_folder() -> None:
     result = run("-o", "song.wav/out", "song.wav")
     assert result.exit_code == 1
@@ -210,7 +247,7 @@ def test_tracks_of_one_name_do_not_overwrite_each_other() -> None:
     song(Path("more/song.wav"), seed=1)
     result = run("song.wav", "more/song.wav", "song.wav")
     assert result.exit_code == 1
-    assert "Error: more/song.wav: its stems would overwrite those of song.wav; put {trackext} into --filename" in result.output
+    assert "Error: more/song.wav: its stems would overwrite those of song.wav; put {parent} or {trackext} into --filename" in result.output
     assert files() == stems()
 
 

@@ -110,7 +110,8 @@ class Separator:
     ) -> dict[str, Path]:
         """Separate a file of any length into files below `folder`, in bounded memory; returns stem -> the file written.
 
-        `filename` may hold {track}, {trackext}, {stem} and {ext}. With `two_stems` that stem is written, and its counterpart: "add" also
+        `filename` may hold {parent} (the name of the track's folder), {track}, {trackext}, {stem} and {ext}.
+        With `two_stems` that stem is written, and its counterpart: "add" also
         writes `no_X`, the sum of the other stems, "minus" `minus_X`, the track without the stem, "none" nothing more.
 
         The stems wait on disk, in `folder`, for their peak to be known. Files appear complete or not at all.
@@ -265,13 +266,16 @@ class Outputs:
 def output_paths(track: Path, folder: Path, filename: str, names: Sequence[str], ext: str) -> dict[str, Path]:
     """Stem -> file, from the template. Raises UsageError if stems would overwrite each other or the track."""
     head, _, tail = track.name.rpartition(".")
+    if head in ("", ".", ".."):  # no name for a folder: `...wav` would put its stems outside
+        head = track.name
+    fields = {"parent": track.absolute().parent.name, "track": head, "trackext": tail, "ext": ext}
     paths: dict[str, Path] = {}
     for name in names:
         try:
-            paths[name] = folder / filename.format(track=head or track.name, trackext=tail, stem=name, ext=ext)
+            paths[name] = folder / filename.format(stem=name, **fields)
         except (KeyError, IndexError, ValueError, AttributeError) as error:
             raise UsageError(
-                f'"{filename}" is not a name for the files: it may hold {{track}}, {{trackext}}, {{stem}} and {{ext}} ({error})'
+                f'"{filename}" is not a name for the files: it may hold {{parent}}, {{track}}, {{trackext}}, {{stem}} and {{ext}} ({error})'
             ) from error
     if len(set(paths.values())) != len(paths):
         raise UsageError(f'with the name "{filename}" all stems of a track would be one file: put {{stem}} into it')

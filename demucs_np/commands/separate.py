@@ -1,0 +1,208 @@
+"""The command `demucs-np separate`, whose name may be left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import DemucsError
+from .terminal import Bar
+
+if TYPE_CHECKING:
+    from ..jobs import Job
+    from ..separation.separator import OtherMethod
+
+
+class OneOf(click.Option):
+    """An option that excludes others."""
+
+    def __init__(self, *args: Any, excludes: Sequence[str], **kwargs: Any) -> None:
+        self.excludes = excludes
+        super().__init__(*args, **kwargs)
+
+    def handle_parse_result(self, ctx: click.Context, opts: Any, args: list[str]) -> Any:
+        for other in self.excludes:
+            if self.name in opts and other in opts:
+                mine, theirs = (("--" + name.replace("_", "-")) for name in (str(self.name), other))
+                raise click.UsageError(f"{mine} and {theirs} exclude each other.", ctx)
+        return super().handle_parse_result(ctx, opts, args)
+
+
+@click.command()
+@click.argument("tracks", nargs=-1, type=click.Path(path_type=Path, readable=False))
+@click.option("-n", "--name", default="htdemucs", show_default=True, help="Model: a published name, or the path of a .safetensors file.")
+@click.option("--repo", type=click.Path(path_type=Path), help="Folder with models (.safetensors, .th) and bags (.yaml), for use with -n.")
+@click.option(
+    "-o", "--out", default="separated", show_default=True, type=click.Path(path_type=Path),
+    help="Folder for the results; a folder with the model's name is made in it.",
+)  # fmt: skip
+@click.option(
+    "--filename", default="{track}/{stem}.{ext}", show_default=True,
+    help="Name of the files, from {parent}, {track}, {trackext}, {stem} and {ext}.",
+)  # fmt: skip
+@click.option("--stems", metavar="A,B", help="Write these stems only, which can save much time with a bag of models.")
+@click.option("--two-stems", metavar="STEM", help="Write this stem and no_STEM.")
+@click.option(
+    "--other-method", type=click.Choice(["none", "add", "minus"]), default="add", show_default=True,
+    help="With --two-stems: no_STEM is the sum of the other stems (add), minus_STEM the track without the stem (minus), or nothing.",
+)  # fmt: skip
+@click.option("--shifts", default=1, show_default=True, type=click.IntRange(min=0), help="Average so many passes with random delays.")
+@click.option("--seed", default=0, show_default=True, help="For the random delays: the same seed gives the same files.")
+@click.option("--overlap", default=0.25, show_default=True, type=click.FloatRange(0, 1, max_open=True), help="Part of a segment.")
+@click.option("--no-split", is_flag=True, cls=OneOf, excludes=["segment"], help="Run the whole track at once; needs much memory.")
+@click.option(
+    "--segment", type=click.FloatRange(min=0, min_open=True), help="Length of the segments that a track is split into, in seconds."
+)
+@click.option("--int24", is_flag=True, cls=OneOf, excludes=["float32"], help="Write 24-bit WAV or FLAC.")
+@click.option("--float32", is_flag=True, help="Write 32-bit floating-point WAV.")
+@click.option(
+    "--clip-mode", type=click.Choice(["rescale", "clamp", "tanh", "none"]), default="rescale", show_default=True,
+    help="Against clipping: scale a stem that is too loud, cut its peaks, bend them, or neither.",
+)  # fmt: skip
+@click.option("--flac", is_flag=True, cls=OneOf, excludes=["mp3"], help="Write FLAC.")
+@click.option("--mp3", is_flag=True, help="Write MP3.")
+@click.option("--mp3-bitrate", default=320, show_default=True, type=click.IntRange(8, 320), help="kbit/s.")
+@click.option("--mp3-preset", type=click.IntRange(2, 7), help="Accepted for compatibility: the MP3 encoder here has one preset.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; the result is the same for any number.  [default: all cores]")
+@click.option(
+    "--backend", type=click.Choice(["numba", "numpy"]), default="numba", show_default=True, help="numpy: slow, but nothing is compiled."
+)
+@click.option("-d", "--device", default="cpu", help="Accepted for compatibility: everything runs on the CPU.")
+@click.option("-j", "--jobs", type=int, help="Accepted for compatibility: all cores work on one track, see --threads.")
+@click.option("--list-models", is_flag=True, help="List the models and exit.")
+@click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
+def separate(
+    tracks: tuple[Path, ...],
+    name: str,
+    repo: Path | None,
+    out: Path,
+    filename: str,
+    stems: str | None,
+    two_stems: str | None,
+    other_method: OtherMethod,
+    shifts: int,
+    seed: int,
+    overlap: float,
+    no_split: bool,
+    segment: float | None,
+    int24: bool,
+    float32: bool,
+    clip_mode: Any,
+    flac: bool,
+    mp3: bool,
+    mp3_bitrate: int,
+    mp3_preset: int | None,
+    threads: int | None,
+    backend: str,
+    device: str,
+    jobs: int | None,
+    list_models: bool,
+    verbose: bool,
+) -> None:
+    """Separate TRACKS into stems: OUT/NAME/TRACK/STEM.wav for each.
+
+    The options are those of the `demucs` command. The exit status is 1 if a track failed (the others are done all the same), and 2
+    for options that are wrong.
+    """
+    if list_models:
+        from ..weights import list_models as list_names
+
+        models = list_names(repo)
+        for title, kind in (("Bag of models", "bag"), ("Single models", "single")):
+            click.echo(f"{title}:\n    " + "\n    ".join(models[kind]))
+        return
+    if not tracks:
+        raise click.UsageError("Name at least one track (`demucs-np separate --help` shows the options).")
+    if two_stems and stems:
+        raise click.UsageError("--stems and --two-stems exclude each other.")
+
+    from ..audio import Encoding
+    from ..jobs import Job, prepare
+    from ..separation.apply import Options
+    from ..separation.separator import model_folder
+
+    folder = out / model_folder(name)
+    settings = Job(
+        "track.wav", str(folder), name, str(repo) if repo else None, backend,
+        options=Options(shifts, not no_split, overlap, segment, seed),
+        stems=tuple(stem.strip() for stem in stems.split(",")) if stems else None,
+        two_stems=two_stems,
+        other_method=other_method,
+        filename=filename,
+        encoding=Encoding("mp3" if mp3 else "flac" if flac else "wav", 24 if int24 else 32 if float32 and not flac else 16, mp3_bitrate),
+        clip=clip_mode,
+        threads=threads,
+    )  # fmt: skip
+    bar = Bar(sys.stderr)
+    if device != "cpu":
+        bar.line(f"Note: there is no {device} device here; everything runs on the CPU.")
+    run = _Run(settings, bar, verbose)
+    waiting = run.readable(dict.fromkeys(map(str, tracks)))
+    if waiting:
+        prepare(settings)
+        bar.line(f"Separated tracks will be stored in {folder.resolve()}")
+    for track in waiting:
+        run.separate(track)
+    if run.failed:
+        if len(tracks) > 1:
+            click.echo(f"{run.failed} of {len(tracks)} tracks failed.", err=True)
+        raise click.exceptions.Exit(1)
+
+
+class _Run:
+    """The tracks of one call, one after the other."""
+
+    def __init__(self, settings: Job, bar: Bar, verbose: bool) -> None:
+        from ..jobs import Claims
+
+        self._settings, self._bar, self._verbose = settings, bar, verbose
+        self._claims = Claims()
+        self.failed = 0
+
+    def readable(self, tracks: Iterable[str]) -> list[str]:
+        """The tracks that can be opened; what is said of the others is said before a model is downloaded for them."""
+        from ..jobs import check_track
+
+        found = []
+        self._settings.key()
+        for track in tracks:
+            try:
+                check_track(track)
+                found.append(track)
+            except DemucsError as error:
+                self._fail(str(error), "")
+        return found
+
+    def separate(self, track: str) -> None:
+        """One track; a failure is told and counted."""
+        from ..jobs import run_job
+
+        job = dataclasses.replace(self._settings, track=track)
+        self._bar.title = Path(track).name
+        try:
+            self._claims.check(job)
+        except DemucsError as error:
+            self._fail(str(error), "")
+            return
+        try:
+            result = run_job(job, self._bar)
+        except BaseException:
+            self._bar.clear()
+            raise
+        if result.status == "failed":
+            self._fail(result.error, result.trace)
+            return
+        self._claims.add(job)
+        self._bar.line(f"{self._bar.title}: {', '.join(result.files)} in {self._bar.elapsed()}")
+
+    def _fail(self, error: str, trace: str) -> None:
+        self.failed += 1
+        self._bar.clear()
+        if self._verbose and trace:
+            click.echo(trace, err=True, nl=False)
+        click.echo(f"Error: {error}", err=True)

@@ -1,0 +1,188 @@
+"""A track and what is to be done with it, as plain data: the command, the studio and the batch all run `run_job`.
+
+A `Job` names its model and pickles, so any process on any machine can run it. Models stay loaded in the process that ran one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+import traceback
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from . import weights
+from .audio import ClipMode, Encoding, reason_of
+from .errors import AudioError, DemucsError, UsageError
+from .machine import peak_memory
+from .models.bag import BagOfModels, Model
+from .separation.apply import Options, Progress
+from .separation.separator import OtherMethod, Outputs, Separator, output_paths
+
+WARM = 2  # models that a process keeps loaded: the one in use, and the one before
+TEMPLATE = "{track}/{stem}.{ext}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One track to separate. `model`, `repo` and `backend` are those of `load_model`, the rest those of `Separator.separate_to_files`."""
+
+    track: str  # path of the audio file
+    folder: str  # where `filename` begins
+    model: str = "htdemucs"
+    repo: str | None = None
+    backend: str = "numba"
+    options: Options = Options(shifts=1)  # noqa: RUF009 - frozen
+    stems: tuple[str, ...] | None = None
+    two_stems: str | None = None
+    other_method: OtherMethod = "add"
+    filename: str = TEMPLATE
+    encoding: Encoding = Encoding()  # noqa: RUF009 - frozen
+    clip: ClipMode = "rescale"
+    threads: int | None = None  # None: all cores
+
+    def key(self) -> Path:
+        """The same for jobs that would write the same files. Raises UsageError for a template that cannot name files."""
+        names = ("stem", "other")  # two, so that a template without {stem} is found
+        return output_paths(Path(self.track), Path(self.folder), self.filename, names, self.encoding.format)["stem"].absolute()
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that a job wrote."""
+
+    path: str
+    size: int  # bytes
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a job."""
+
+    job: Job
+    status: Literal["done", "failed"]
+    seconds: float  # on the clock, a model that had to be loaded included
+    memory: float | None  # bytes: the most that the process held until now
+    files: dict[str, Written] = field(default_factory=dict)  # by stem
+    error: str = ""  # one line that begins with the track
+    trace: str = ""  # the traceback behind it
+
+
+_models: OrderedDict[tuple[object, ...], Model | BagOfModels] = OrderedDict()
+_loading = threading.Lock()
+
+
+def warm_model(name: str, repo: str | None = None, backend: str = "numba") -> Model | BagOfModels:
+    """As `load_model`, but what this process loaded lately is not loaded again, unless its file has changed."""
+    key = (name, repo, backend, *_stamp(name))
+    with _loading:
+        if key not in _models:
+            loaded = weights.load_model(name, repo=None if repo is None else Path(repo), backend=backend)
+            while len(_models) >= WARM:
+                _models.popitem(last=False)
+            _models[key] = loaded
+        _models.move_to_end(key)
+        return _models[key]
+
+
+def forget_models() -> None:
+    """Free the models that are kept loaded."""
+    with _loading:
+        _models.clear()
+
+
+def _stamp(name: str) -> tuple[int, ...]:
+    try:
+        status = os.stat(name)
+    except (OSError, ValueError):
+        return ()
+    return status.st_mtime_ns, status.st_size
+
+
+def prepare(job: Job) -> list[str]:
+    """Load the model and check everything that is not the track's: names of the stems that will be written.
+
+    Raises ModelError or WeightsError where the model cannot be had, UsageError for options that do not fit it.
+    """
+    job.key()
+    model = warm_model(job.model, job.repo, job.backend)
+    outputs = Outputs.choose(model, job.stems, job.two_stems, job.other_method)
+    job.options.check(model)
+    return outputs.names
+
+
+def check_track(track: str | Path) -> None:
+    """Raise AudioError for what is no readable file, before anything is loaded for it. What is in it is seen when it is read."""
+    path = Path(track)
+    if path.is_dir():
+        raise AudioError(f"{track}: is a folder, not an audio file; name the files in it")
+    try:
+        with open(path, "rb") if path.is_file() else open(os.devnull):
+            path.stat()
+    except (OSError, ValueError) as error:
+        hint = "; if the path contains spaces, put quotes around it" if isinstance(error, FileNotFoundError) else ""
+        raise AudioError(f"{track}: cannot be read ({reason_of(error)}){hint}") from error
+
+
+def run_job(job: Job, progress: Progress | None = None) -> Result:
+    """Do it. What goes wrong is told by the result; only an interruption (KeyboardInterrupt, SystemExit) is raised."""
+    began = time.monotonic()
+    try:
+        files = {stem: _written(path) for stem, path in _separate(job, progress).items()}
+    except Exception as error:
+        return Result(job, "failed", time.monotonic() - began, peak_memory(), {}, describe(error, job.track), traceback.format_exc())
+    return Result(job, "done", time.monotonic() - began, peak_memory(), files)
+
+
+def _separate(job: Job, progress: Progress | None) -> dict[str, Path]:
+    check_track(job.track)
+    options = job.options
+    separator = Separator(
+        warm_model(job.model, job.repo, job.backend), shifts=options.shifts, overlap=options.overlap, split=options.split,
+        segment=options.segment, seed=options.seed, stems=job.stems, threads=job.threads, progress=progress,
+    )  # fmt: skip
+    return separator.separate_to_files(
+        job.track, job.folder, filename=job.filename, two_stems=job.two_stems, other_method=job.other_method, encoding=job.encoding,
+        clip=job.clip,
+    )  # fmt: skip
+
+
+def _written(path: Path) -> Written:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return Written(os.fspath(path), file.tell(), digest.hexdigest())
+
+
+def describe(error: Exception, track: str) -> str:
+    """One line that begins with the track."""
+    if not isinstance(error, DemucsError):
+        what = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        return f"{track}: unexpected {type(error).__name__} ({what}); -v shows where, please report it"
+    return str(error) if str(error).startswith(f"{track}:") else f"{track}: {error}"
+
+
+class Claims:
+    """Which track has written which files, so that no other writes over them."""
+
+    def __init__(self) -> None:
+        self._owners: dict[Path, str] = {}
+
+    def check(self, job: Job) -> None:
+        """Raise UsageError if the job's files are another track's."""
+        owner = self._owners.get(job.key(), job.track)
+        if owner != job.track:
+            raise UsageError(
+                f"{job.track}: its stems would overwrite those of {owner}; put {{parent}} or {{trackext}} into --filename, or separate "
+                "one of them into another folder"
+            )
+
+    def add(self, job: Job) -> None:
+        """The job's files are there: they are its track's from now on."""
+        self._owners.setdefault(job.key(), job.track)
