@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "site"
 SUFFIXES = (".html", ".css", ".js", ".svg", ".txt")
 
 # wavesurfer.js puts this one style element into its shadow trees; `vendor.py` says how the hash is made.

@@ -43,9 +43,14 @@ def serve(folder: Path, *, host: str, port: int, max_upload: int, browser: bool,
         echo(f"The studio is at {address}  (tracks in {folder.resolve()}; Ctrl-C ends it)")
         if demo and not app.state.studio.library.all():
             app.state.studio.add_demo(separate=True)
-        server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, server_header=False)
-        )
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, server_header=False)
+
+        class Server(uvicorn.Server):
+            def handle_exit(self, sig: int, frame: object) -> None:
+                app.state.studio.library.tell({"end": True})  # who listens to events would keep the server up
+                super().handle_exit(sig, frame)  # type: ignore[arg-type]
+
+        server = Server(config)
         if browser:
             threading.Thread(target=_open, args=(server, address, echo), daemon=True).start()
         server.run(sockets=[listener])

@@ -105,6 +105,8 @@ class Studio:
                     queue.put_nowait({"track": track.shown()})
             while True:
                 event = await queue.get()
+                if "end" in event:
+                    return
                 about = event.get("removed") or event.get("track", {}).get("id")
                 if wanted is not None and about != wanted:
                     continue

@@ -20,7 +20,7 @@ from .separating import Separation
 TELL = 0.1  # seconds between two reports of the same stage, at least
 
 
-class Cancelled(Exception):
+class CancelledError(Exception):
     """The user, or the server's end, stops the track in work."""
 
 
@@ -96,7 +96,7 @@ class Worker:
 
         def tell(stage: str, part: float, seconds_left: float | None, ready: int) -> None:
             if self._cancel.is_set() or self._stop.is_set():
-                raise Cancelled
+                raise CancelledError
             if stage == "starting" and not self._warm:
                 stage = "compiling"
             now = time.monotonic()
@@ -122,7 +122,7 @@ class Worker:
             self._warm = True
             self.pace.measured(wish.model, wish.shifts, wish.overlap, took / (separation.length / model.samplerate))
             change(track, state="done", stage=None, seconds_left=None, length=separation.length, ready=separation.length, took=took)
-        except Cancelled:
+        except CancelledError:
             if not self._stop.is_set():
                 change(track, state="cancelled", stage=None, seconds_left=None, ready=0)
         except Exception as error:

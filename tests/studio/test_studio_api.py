@@ -176,7 +176,7 @@ def test_a_token_for_other_addresses(tmp_path: Path) -> None:
         token = server.line.split("token=")[1].split()[0]
         local = server.address.replace("0.0.0.0", "127.0.0.1")
         assert len(token) >= 32
-        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer "}, {"Cookie": "demucs_np_token=wrong"}):
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer"}, {"Cookie": "demucs_np_token=wrong"}):
             assert httpx.get(f"{local}/api/tracks", headers=headers).status_code == 401
             assert httpx.get(f"{local}/?token=wrong", headers=headers).status_code == 401
         good = {"Authorization": f"Bearer {token}"}
