@@ -75,7 +75,7 @@ def check_istft(backend, frames, n_fft, hop, offset, samples, signals, affine=Tr
     if affine:
         time = noise(samples, signals, seed=2)
         scaled = naive.istft(z.astype(np.float64) * 1.75 + 0.25, n_fft, hop, offset, envelope) + (time * 0.5 - 0.125).T
-        options = {"scale": 1.75, "shift": 0.25, "time": time, "time_scale": 0.5, "time_shift": -0.125}
+        options = {"moments": np.array([0.25, 1.75]), "time": time, "time_moments": np.array([-0.125, 0.5])}
         assert_within(ops.istft(z, n_fft, hop, offset, envelope, **options), scaled, 2 * limit)
     assert np.array_equal(z, before)
 
@@ -120,7 +120,7 @@ def test_imaginary_part_of_the_mean_is_ignored(backend, n_fft):
     other[:, 0, 1::2] = 1000
     envelope = np.ones(30, np.float32)
     ops = operations(backend)
-    for options in ({}, {"scale": 2.0, "shift": 3.0}):
+    for options in ({}, {"moments": np.array([3.0, 2.0])}):
         once = ops.istft(z, n_fft, 4, -8, envelope, **options).copy()
         assert np.array_equal(once, ops.istft(other, n_fft, 4, -8, envelope, **options))
 
@@ -161,6 +161,6 @@ def test_same_bits_for_any_number_of_threads(name):
     ops = operations("numba")
     runs = {
         "stft": lambda: ops.stft(x, n_fft, hop, frames),
-        "istft": lambda: ops.istft(z, n_fft, hop, -hop, envelope, time=time, time_scale=2.0),
+        "istft": lambda: ops.istft(z, n_fft, hop, -hop, envelope, time=time, time_moments=np.array([0.0, 2.0])),
     }
     assert_same_bits(runs[name])

@@ -63,7 +63,7 @@ def add_up(operations: Sequence[Operation], tree: Sequence[Module], total: float
         while path:
             modules[path] = modules.get(path, 0) + operation.seconds
             path = path.rpartition(".")[0]
-    outside[REST] = outside.get(REST, 0) + total - sum(operation.seconds for operation in operations)
+    outside[REST] = outside.pop(REST, 0) + total - sum(operation.seconds for operation in operations)
     return Times(total, modules, outside)
 
 

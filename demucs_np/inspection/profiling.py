@@ -22,7 +22,7 @@ from ..operations import operations
 from ..threads import default_threads, use_threads
 
 NOT_COUNTED = {"prepare", "prepare_recurrent", "free", "reset"}
-UNPLACED = {"stft", "istft", "normalize", "wiener"}  # operations of the whole model, rows of their own
+UNPLACED = {"finite", "pad", "transpose", "stft", "istft", "normalize", "wiener"}  # operations of the whole model, rows of their own
 OUTSIDE = "between operations"
 
 
@@ -285,7 +285,7 @@ def _conv_label(layer: Conv) -> str:
     else:
         text = f"{layer.width}x{layer.taps} conv {into}"
     text += f", stride {layer.stride}" if layer.stride > 1 else ""
-    text += ", norm" if layer.norm or layer.projection else ""
+    text += ", norm" if layer.norm is not None or layer.projection is not None else ""
     return text + (f", {layer.activation}" if layer.activation != "none" else "")
 
 

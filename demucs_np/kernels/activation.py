@@ -29,14 +29,14 @@ _LOWEST, _HIGHEST, _LOWEST2 = _f(-87.3), _f(88.3), _f(-126)
 
 
 @exact
-def _power_of_two(shifted):  # type: ignore[no-untyped-def]
+def _power_of_two(shifted):
     """2^n for n = shifted - _ROUND, whose low bits, moved into the exponent, it is; int32 sums promote, hence the casts."""
     n = np.float32(shifted).view(np.int32)
     return np.int32(np.int32(n << np.int32(23)) + np.int32(0x3F800000)).view(np.float32)
 
 
 @exact
-def exp(x):  # type: ignore[no-untyped-def]
+def exp(x):
     """e^x, within 1.5 units in the last place for -87.3 <= x <= 88.3 and held at the ends; NaN stays NaN."""
     x = _LOWEST if x < _LOWEST else x
     x = _HIGHEST if x > _HIGHEST else x
@@ -48,7 +48,7 @@ def exp(x):  # type: ignore[no-untyped-def]
 
 
 @exact
-def exp2(x):  # type: ignore[no-untyped-def]
+def exp2(x):
     """2^x, within 1 unit in the last place for -126 <= x <= 127, held at the lower end; NaN stays NaN."""
     x = _LOWEST2 if x < _LOWEST2 else x
     shifted = x + _ROUND
@@ -58,13 +58,13 @@ def exp2(x):  # type: ignore[no-untyped-def]
 
 
 @exact
-def sigmoid(x):  # type: ignore[no-untyped-def]
+def sigmoid(x):
     """1 / (1 + e^-x)."""
     return _ONE / (_ONE + exp(-x))
 
 
 @exact
-def tanh(x):  # type: ignore[no-untyped-def]
+def tanh(x):
     """Within 2 units in the last place: a polynomial near zero, 1 - 2/(e^2|x| + 1) beyond; NaN stays NaN."""
     t = abs(x)
     s = x * x
@@ -75,7 +75,7 @@ def tanh(x):  # type: ignore[no-untyped-def]
 
 
 @exact
-def gelu(x):  # type: ignore[no-untyped-def]
+def gelu(x):
     """x * Phi(x), the exact (erf) form, from the normal tail Q(|x|) = 2^polynomial: x > 0: x (1 - Q), else x Q.
 
     Absolute error against float64 below that of x/2 (1 + erf(x/sqrt(2))) in float32; gelu(-inf) is NaN there and here.

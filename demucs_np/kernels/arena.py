@@ -35,6 +35,10 @@ class Arena:
         self._taken[array.ctypes.data] = (slab, start, size)
         return array
 
+    def take_doubles(self, size: int) -> np.ndarray:
+        """A float64 array of `size` elements."""
+        return self.take(2 * size).view(np.float64)
+
     def give(self, array: np.ndarray) -> None:
         """The buffer that `array` is, in any shape, may be handed out again; arrays that are not from here are left alone."""
         place = self._taken.pop(array.ctypes.data, None)

@@ -45,7 +45,7 @@ def room(S: int, C: int, heads: int) -> int:
 
 
 @kernel
-def _pack_tiles(tile0, tile1, scratch, k, v, packed, geometry):  # type: ignore[no-untyped-def]
+def _pack_tiles(tile0, tile1, scratch, k, v, packed, geometry):
     """A block of keys as panels [D, PANEL] and of values as panels [keys, PANEL], as `gemm` reads them."""
     _, S, _, D, _, lk, lv, keys, values = geometry
     for tile in range(tile0, tile1):
@@ -59,7 +59,7 @@ def _pack_tiles(tile0, tile1, scratch, k, v, packed, geometry):  # type: ignore[
 
 
 @kernel
-def _attention_tiles(tile0, tile1, scratch, q, packed, out, geometry):  # type: ignore[no-untyped-def]
+def _attention_tiles(tile0, tile1, scratch, q, packed, out, geometry):
     """One head and QUERIES rows: for each block of keys scores, running maximum, weights, and their product with the values."""
     N, S, C, D, lq, _, _, keys, values = geometry
     for tile in range(tile0, tile1):
@@ -103,7 +103,7 @@ def _attention_tiles(tile0, tile1, scratch, q, packed, out, geometry):  # type: 
 
 
 @inline
-def largest_of(x):  # type: ignore[no-untyped-def]
+def largest_of(x):
     """The largest element, found as an integer: a maximum of floats does not become vector code (0.49 instead of 0.07 ns an element).
 
     The bits of a float, all but the sign inverted where it is negative, order as the floats do; a NaN comes out as the largest.
@@ -116,12 +116,12 @@ def largest_of(x):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _ordered(bits):  # type: ignore[no-untyped-def]
+def _ordered(bits):
     return np.int32(bits ^ np.int32(np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
 
 
 @inline
-def _weights(scores, highest, scale):  # type: ignore[no-untyped-def]
+def _weights(scores, highest, scale):
     """scores = 2^((scores - highest) * scale), and their sum."""
     for i in range(scores.size):
         scores[i] = exp2((scores[i] - highest) * scale)
@@ -129,6 +129,6 @@ def _weights(scores, highest, scale):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _multiply(x, factor):  # type: ignore[no-untyped-def]
+def _multiply(x, factor):
     for i in range(x.size):
         x[i] *= factor

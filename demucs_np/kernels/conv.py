@@ -14,7 +14,7 @@ import numpy as np
 from ._jit import inline, kernel, view
 from .activation import gelu, sigmoid
 from .gemm import gemm, pack, padded, padded_columns
-from .layer import Conv, Projection
+from .layer import Conv, project
 from .tiles import pool
 
 NONE, GELU, GLU, RELU = 0, 1, 2, 3
@@ -33,7 +33,7 @@ def prepare(conv: Conv) -> Conv:
     if conv.norm is not None:
         assert conv.width == conv.taps == 1
         gamma, beta = conv.norm
-        projection = Projection.of(matrix[0], bias)
+        projection = project(matrix[0], bias)
         matrix, bias = np.concatenate([matrix[0] * gamma, [bias * gamma], [gamma]])[None], beta
     packed = [pack(tap[:, order], bias[order] if t == conv.taps // 2 else None) for t, tap in enumerate(matrix)]
     panels = packed[0] if len(packed) == 1 else np.concatenate(packed)
@@ -106,7 +106,7 @@ def conv_(
 
 
 @kernel
-def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, out, geometry):  # type: ignore[no-untyped-def]
+def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, out, geometry):
     """Tiles of `conv_`: gather the input with its halo, then for each chunk of columns product, activation, store."""
     B, L, C, width, stride, pad, taps, dilation, rows, N, count, length, gathered, slot, area, area_of_result, act, limit, crop = geometry
     places = C + 2 if stats.size else C
@@ -172,7 +172,7 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, o
 
 
 @inline
-def _gather(x, skip, row, L, C, position, span, out):  # type: ignore[no-untyped-def]
+def _gather(x, skip, row, L, C, position, span, out):
     """Positions position ... + span of row `row` of x (+ skip), zero outside 0 ... L."""
     low, high = min(span, max(0, -position)), max(0, min(span, L - position))
     high = max(low, high)
@@ -193,7 +193,7 @@ def _gather(x, skip, row, L, C, position, span, out):  # type: ignore[no-untyped
 
 
 @inline
-def _gather_scaled(x, row, C, position, span, stats, out):  # type: ignore[no-untyped-def]
+def _gather_scaled(x, row, C, position, span, stats, out):
     """[x/std, 1/std, -mean/std] of each position."""
     for i in range(span):
         at = 2 * (position + i) if stats.size > 2 else 0
@@ -210,7 +210,7 @@ def _gather_scaled(x, row, C, position, span, stats, out):  # type: ignore[no-un
 
 
 @inline
-def _add(z, at, ldc, M, columns, other, place, pitch):  # type: ignore[no-untyped-def]
+def _add(z, at, ldc, M, columns, other, place, pitch):
     """z += the rows of `other` that are at `place`, `pitch` apart."""
     for m in range(M):
         row, added = view(z, at + m * ldc, columns), view(other, place + m * pitch, columns)
@@ -219,7 +219,7 @@ def _add(z, at, ldc, M, columns, other, place, pitch):  # type: ignore[no-untype
 
 
 @inline
-def _activate(z, at, ldc, M, columns, act):  # type: ignore[no-untyped-def]
+def _activate(z, at, ldc, M, columns, act):
     """GELU or ReLU in place; a GLU is left to `_store`."""
     if act == GELU:
         for m in range(M):
@@ -234,7 +234,7 @@ def _activate(z, at, ldc, M, columns, act):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _store(z, at, ldc, M, columns, gated, place, pitch, out):  # type: ignore[no-untyped-def]
+def _store(z, at, ldc, M, columns, gated, place, pitch, out):
     """out = the rows, or the GLU of them."""
     size = columns // 2 if gated else columns
     for m in range(M):
@@ -252,7 +252,7 @@ def _store(z, at, ldc, M, columns, gated, place, pitch, out):  # type: ignore[no
 
 
 @inline
-def _store_scaled(z, at, ldc, M, gated, scale, place, pitch, out):  # type: ignore[no-untyped-def]
+def _store_scaled(z, at, ldc, M, gated, scale, place, pitch, out):
     """As `_store`, but `out` += scale * that."""
     size = scale.size
     for m in range(M):

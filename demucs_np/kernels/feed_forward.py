@@ -29,7 +29,7 @@ def feed_forward(y: np.ndarray, widen: Conv, narrow: Conv, scale: np.ndarray, ou
 
 
 @kernel
-def _feed_forward_tiles(tile0, tile1, scratch, y, weights1, weights2, scale, out, geometry):  # type: ignore[no-untyped-def]
+def _feed_forward_tiles(tile0, tile1, scratch, y, weights1, weights2, scale, out, geometry):
     """TOKENS rows: for each chunk of hidden channels the first product, its activation, and its part of the second product."""
     N, C, hidden, act, hidden_pitch, pitch = geometry
     for tile in range(tile0, tile1):

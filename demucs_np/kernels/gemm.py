@@ -161,7 +161,7 @@ def _over_rows(lanes: int, vectors: int) -> Any:
     step = MEDIUM if vectors > 1 else 1
 
     @inline
-    def panel(A, a, rows, r, M, B, b, bias, C, c, ldc, K, accumulate):  # type: ignore[no-untyped-def]
+    def panel(A, a, rows, r, M, B, b, bias, C, c, ldc, K, accumulate):
         m = 0
         while m + LARGE <= M:
             large(A, a, rows, r + m, B, b, bias, C, c + m * ldc, ldc, K, accumulate)
@@ -181,7 +181,7 @@ _double, _single, _half = _over_rows(LANES, 2), _over_rows(LANES, 1), _over_rows
 
 
 @inline
-def gemm(A, a, rows, r, M, B, b, height, top, C, c, ldc, N, K, accumulate):  # type: ignore[no-untyped-def]
+def gemm(A, a, rows, r, M, B, b, height, top, C, c, ldc, N, K, accumulate):
     """C[m, :N] = bias + A[a + rows[r + m] : + K] · B for m < M, into C[c + m*ldc :], ldc >= padded_columns(N); or added to C.
 
     B is the rows top ... top + K of a matrix of `height` rows, packed with its bias by `pack`, at offset b.
@@ -240,7 +240,7 @@ def pack(matrix: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
 
 
 @inline
-def pack_columns(x, start, pitch, size, K, out):  # type: ignore[no-untyped-def]
+def pack_columns(x, start, pitch, size, K, out):
     """Rows of K floats, `pitch` apart in x from `start` on, as the `size` columns of a packed matrix of K rows."""
     j = 0
     while j < padded_columns(size):
@@ -259,7 +259,7 @@ def pack_columns(x, start, pitch, size, K, out):  # type: ignore[no-untyped-def]
 
 
 @inline
-def pack_rows(x, start, pitch, size, N, out):  # type: ignore[no-untyped-def]
+def pack_rows(x, start, pitch, size, N, out):
     """Rows of N floats, `pitch` apart in x from `start` on, as the `size` rows of a packed matrix."""
     j = 0
     while j < padded_columns(N):

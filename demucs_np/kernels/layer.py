@@ -9,33 +9,16 @@ import numpy as np
 EPS = 1e-5  # of every norm in the models
 
 
-@dataclass(frozen=True)
-class Projection:
-    """What the mean and variance of z = y·W + b over all its N columns need to know of W and b, in float64.
+def project(matrix: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """What the mean and variance of z = y·W + b over all its N columns need to know of W and b, float64 [2C + C*C + 2].
 
-    Σz = Σy·w + n Σb and Σz² = ⟨WW', Σyy'⟩ + 2 Wb·Σy + n Σb²: z itself, wide, need not be stored for its statistics.
+    Σz = Σy·w + n Σb and Σz² = ⟨WW', Σyy'⟩ + 2 Wb·Σy + n Σb²: z itself, wide, need not be stored for its statistics. Here are
+    w, the sums of W's rows [C]; Wb [C]; (W W')[i, i + d] at d, i, twice for d > 0, zero where there is none [C, C]; Σb; Σb².
     """
-
-    row_sums: np.ndarray  # [C] sums of W's rows
-    products: np.ndarray  # [C, C] (W W')[i, i + d] at d, i: twice for d > 0, zero where there is none
-    cross: np.ndarray  # [C] W b
-    bias: float  # sum of b
-    bias_squares: float
-    columns: int
-
-    @staticmethod
-    def of(matrix: np.ndarray, bias: np.ndarray) -> Projection:
-        W, b = matrix.astype(np.float64), bias.astype(np.float64)
-        C, products = len(W), W @ W.T
-        by_distance = np.array([np.pad(np.diagonal(products, d), (0, d)) * (2 if d else 1) for d in range(C)])
-        return Projection(W.sum(axis=1), by_distance, W @ b, float(b.sum()), float(b @ b), b.size)
-
-    def statistics(self, sums: np.ndarray, products: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance of z from `count` rows y -> [L], [L]: their sums [L, C], and products [C, L, C] as of `second_moments`."""
-        n = count * self.columns
-        mean = (sums @ self.row_sums + count * self.bias) / n
-        squares = (np.einsum("dli,di->l", products, self.products) + 2 * sums @ self.cross + count * self.bias_squares) / n
-        return mean, np.maximum(squares - mean * mean, 0)
+    W, b = matrix.astype(np.float64), bias.astype(np.float64)
+    products = W @ W.T
+    by_distance = [np.pad(np.diagonal(products, d), (0, d)) * (2 if d else 1) for d in range(len(W))]
+    return np.concatenate([W.sum(axis=1), W @ b, *by_distance, [b.sum(), b @ b]])
 
 
 @dataclass(frozen=True)
@@ -59,7 +42,7 @@ class Conv:
     activation: str = "none"
     norm: tuple[np.ndarray, np.ndarray] | None = None  # weight and bias, each [N], of a norm before the activation
     winograd: bool = False  # `matrix` holds the weights that `winograd` prepared
-    projection: Projection | None = None  # set by the compiled backend's `prepare` where there is a norm
+    projection: np.ndarray | None = None  # of `project`, set by the compiled backend's `prepare` where there is a norm
 
     @property
     def columns(self) -> int:

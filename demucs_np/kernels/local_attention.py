@@ -34,7 +34,7 @@ def local_attention(x: np.ndarray, heads: int, decays: int, out: np.ndarray) -> 
 
 
 @kernel
-def _local_attention_tiles(tile0, tile1, scratch, x, out, geometry):  # type: ignore[no-untyped-def]
+def _local_attention_tiles(tile0, tile1, scratch, x, out, geometry):
     """QUERIES queries of one head and row: for each block of keys scores, running maximum, weights, and their product with the values."""
     T, F, C, heads, decays, keys, values = geometry
     for tile in range(tile0, tile1):
@@ -89,7 +89,7 @@ def _local_attention_tiles(tile0, tile1, scratch, x, out, geometry):  # type: ig
 
 
 @exact
-def _rate(logits):  # type: ignore[no-untyped-def]
+def _rate(logits):
     """How fast the scores fall: Σ n sigmoid(p_n) / (2 sqrt(decays))."""
     total = np.float32(0)
     for n in range(logits.size):
@@ -98,13 +98,13 @@ def _rate(logits):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _fade(scores, scale, rate, here):  # type: ignore[no-untyped-def]
+def _fade(scores, scale, rate, here):
     for i in range(scores.size):
         scores[i] = scores[i] * scale - rate * np.float32(abs(np.int32(i) - np.int32(here)))
 
 
 @inline
-def _weights(scores, highest):  # type: ignore[no-untyped-def]
+def _weights(scores, highest):
     """scores = exp(scores - highest), and their sum."""
     for i in range(scores.size):
         scores[i] = exp(scores[i] - highest)

@@ -38,7 +38,7 @@ def lstm(gates: np.ndarray, recurrent: np.ndarray, first: np.ndarray, step: int,
 
 
 @kernel
-def _lstm_tiles(tile0, tile1, scratch, gates, recurrent, first, out, geometry):  # type: ignore[no-untyped-def]
+def _lstm_tiles(tile0, tile1, scratch, gates, recurrent, first, out, geometry):
     """One direction of `count` sequences, over all steps. States are read where they are written, in `out`."""
     steps, R, H, step, count = geometry
     for tile in range(tile0, tile1):
@@ -69,13 +69,13 @@ def _lstm_tiles(tile0, tile1, scratch, gates, recurrent, first, out, geometry): 
 
 
 @inline
-def _cell(i, f, g, o, c, h):  # type: ignore[no-untyped-def]
+def _cell(i, f, g, o, c, h):
     for k in range(h.size):
         c[k] = sigmoid(f[k]) * c[k] + sigmoid(i[k]) * tanh(g[k])
         h[k] = sigmoid(o[k]) * tanh(c[k])
 
 
 @inline
-def _copy(x, out):  # type: ignore[no-untyped-def]
+def _copy(x, out):
     for i in range(x.size):
         out[i] = x[i]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from ._jit import kernel, view
+from ._jit import exact, kernel, view
 from .activation import gelu
+from .arena import Arena
 from .conv import ACTIVATIONS, GLU, _activate, _store
 from .layer import EPS
 from .sums import clear, total_and_squares
@@ -13,24 +16,31 @@ from .tiles import pool
 
 ROWS = 4096  # rows of a tile
 PARTS = 16  # of an array, that statistics are taken of and then added up
+FINISHERS = 8  # tiles that add them up
 
 
-def moments(x: np.ndarray, groups: int = 1, *, per_row: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and biased variance, float64, of x [B, L, C].
+class Sums(NamedTuple):
+    """What `_sums_tiles` left in partial[parts, 2, repeats, statistics, channels]: sums, and sums of squares, to be added up."""
 
-    Over (B, L, C/groups) -> [groups], each; `per_row`: over (B, C/groups) -> [L, groups].
-    """
+    parts: int
+    repeats: int  # of all statistics side by side
+    statistics: int
+    channels: int  # of one statistic
+    size: int  # numbers that one statistic is of
+    block: int  # statistics that a tile finishes
+
+
+def _sums(x: np.ndarray, groups: int, arena: Arena, *, per_row: bool = False) -> tuple[np.ndarray, Sums]:
+    """Sums in float64 of x [B, L, C] over (B, L, C/groups), or `per_row` over (B, C/groups), in parts, for a kernel to finish."""
     _, L, C = x.shape
     period = L * C if per_row else C
     width = _width(period)
     step = -(-x.size // (PARTS * width)) * width
-    tiles = -(-x.size // step)
-    partial = np.empty((tiles, 2, width))
-    pool().run(_moments_tiles, tiles, 0, x.reshape(-1), partial.reshape(-1), width, step)
-    shape = (L, groups) if per_row else (groups,)
-    total = partial.sum(axis=0).reshape(2, width // period, *shape, C // groups).sum(axis=(1, -1)) / (x.size / np.prod(shape))
-    mean, squares = total
-    return mean, np.maximum(squares - mean * mean, 0)
+    parts = -(-x.size // step)
+    partial = arena.take_doubles(parts * 2 * width)
+    pool().run(_sums_tiles, parts, 0, x.reshape(-1), partial, np.array([width, step]))
+    statistics = (L if per_row else 1) * groups
+    return partial, Sums(parts, width // period, statistics, C // groups, x.size // statistics, -(-statistics // FINISHERS))
 
 
 def _width(period: int) -> int:
@@ -39,8 +49,9 @@ def _width(period: int) -> int:
 
 
 @kernel
-def _moments_tiles(tile0, tile1, scratch, x, partial, width, step):  # type: ignore[no-untyped-def]
+def _sums_tiles(tile0, tile1, scratch, x, partial, geometry):
     """Sums and sums of squares of each column of x read as rows of `width`."""
+    width, step = geometry
     for tile in range(tile0, tile1):
         clear(view(partial, tile * 2 * width, 2 * width))
         sums, squares = view(partial, tile * 2 * width, width), view(partial, (tile * 2 + 1) * width, width)
@@ -53,24 +64,80 @@ def _moments_tiles(tile0, tile1, scratch, x, partial, width, step):  # type: ign
                 squares[i] += v * v
 
 
+@exact
+def _add_up(partial, start, parts, pitch, repeats, period, out):
+    """out[i] = the sum over parts and repeats of partial[start + part*pitch + repeat*period + i]."""
+    clear(out)
+    for repeat in range(repeats):
+        for part in range(parts):
+            row = view(partial, start + part * pitch + repeat * period, out.size)
+            for i in range(row.size):
+                out[i] += row[i]
+
+
+@exact
+def _moments(sums, squares, count):
+    """Mean and biased variance; NaN stays NaN."""
+    total = total2 = 0.0
+    for i in range(sums.size):
+        total += sums[i]
+        total2 += squares[i]
+    mean = total / count
+    variance = total2 / count - mean * mean
+    return mean, (0.0 if variance < 0.0 else variance)
+
+
+def _room(sums: Sums) -> int:
+    """Scratch of a kernel that finishes sums: both kinds for its block, float64."""
+    return 4 * sums.block * sums.channels
+
+
 def group_norm(
-    x: np.ndarray, groups: int, weight: np.ndarray, bias: np.ndarray, out: np.ndarray, *, activation: str = "none", crop: int = 0
+    x: np.ndarray,
+    groups: int,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    out: np.ndarray,
+    arena: Arena,
+    *,
+    activation: str = "none",
+    crop: int = 0,
 ) -> None:
     """out[B, L_out, C or C/2] = activation(GroupNorm(x [B, L, C])) for the rows crop ... crop + L_out. `out` may be x if shapes agree."""
     C = x.shape[2]
-    mean, variance = moments(x, groups)
-    scale = np.repeat(1 / np.sqrt(variance + EPS), C // groups) * weight
-    shift = bias - np.repeat(mean, C // groups) * scale
+    partial, sums = _sums(x, groups, arena)
+    table = arena.take(2 * C)
+    pool().run(_scale_shift_tiles, -(-groups // sums.block), _room(sums), partial, weight, bias, table, np.array(sums))
     rows = out.shape[0] * out.shape[1]
     geometry = np.array([rows, x.shape[1], out.shape[1], crop, C, ACTIVATIONS[activation]])
-    pool().run(
-        _affine_tiles, -(-rows // ROWS), C, x.reshape(-1), scale.astype(np.float32), shift.astype(np.float32), out.reshape(-1), geometry
-    )
+    pool().run(_affine_tiles, -(-rows // ROWS), C, x.reshape(-1), table, out.reshape(-1), geometry)
+    arena.give(partial)
+    arena.give(table)
 
 
 @kernel
-def _affine_tiles(tile0, tile1, scratch, x, scale, shift, out, geometry):  # type: ignore[no-untyped-def]
+def _scale_shift_tiles(tile0, tile1, scratch, partial, weight, bias, table, geometry):
+    """table[2, C]: GroupNorm as x * scale + shift."""
+    parts, repeats, groups, G, count, block = geometry
+    C = groups * G
+    for tile in range(tile0, tile1):
+        first, last = tile * block, min(groups, (tile + 1) * block)
+        size = (last - first) * G
+        both = scratch[: 4 * size].view(np.float64)
+        sums, squares = view(both, 0, size), view(both, size, size)
+        _add_up(partial, first * G, parts, 2 * repeats * C, repeats, C, sums)
+        _add_up(partial, repeats * C + first * G, parts, 2 * repeats * C, repeats, C, squares)
+        for g in range(first, last):
+            mean, variance = _moments(view(sums, (g - first) * G, G), view(squares, (g - first) * G, G), count)
+            for c in range(g * G, (g + 1) * G):
+                scale = 1 / np.sqrt(variance + EPS) * weight[c]
+                table[c], table[C + c] = np.float32(scale), np.float32(bias[c] - mean * scale)
+
+
+@kernel
+def _affine_tiles(tile0, tile1, scratch, x, table, out, geometry):
     rows, L, length, crop, C, act = geometry
+    scale, shift = view(table, 0, C), view(table, C, C)
     for tile in range(tile0, tile1):
         z = view(scratch, 0, C)
         wide = C // 2 if act == GLU else C
@@ -85,11 +152,12 @@ def _affine_tiles(tile0, tile1, scratch, x, scale, shift, out, geometry):  # typ
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
     """out[..., C] = LayerNorm(x [..., C]). `out` may be x."""
     rows = x.size // x.shape[-1]
-    pool().run(_layer_norm_tiles, -(-rows // 128), 0, x.reshape(-1), weight, bias, out.reshape(-1), rows)
+    pool().run(_layer_norm_tiles, -(-rows // 128), 0, x.reshape(-1), weight, bias, out.reshape(-1), np.array([rows]))
 
 
 @kernel
-def _layer_norm_tiles(tile0, tile1, scratch, x, weight, bias, out, rows):  # type: ignore[no-untyped-def]
+def _layer_norm_tiles(tile0, tile1, scratch, x, weight, bias, out, geometry):
+    rows = geometry[0]
     for tile in range(tile0, tile1):
         C = weight.size
         for row in range(tile * 128, min(rows, (tile + 1) * 128)):
@@ -111,21 +179,36 @@ def activate(x: np.ndarray, activation: str) -> None:
 
 
 @kernel
-def _gelu_tiles(tile0, tile1, scratch, x):  # type: ignore[no-untyped-def]
+def _gelu_tiles(tile0, tile1, scratch, x):
     for tile in range(tile0, tile1):
         y = x[tile * 2**16 : (tile + 1) * 2**16]
         for i in range(y.size):
             y[i] = gelu(y[i])
 
 
-def affine(x: np.ndarray, scale: float, shift: float, out: np.ndarray) -> None:
-    """out = (x - shift) * scale, elementwise."""
-    rows = -(-x.size // 2**16)
-    pool().run(_scale_tiles, rows, 0, x.reshape(-1), np.float32(scale), np.float32(shift), out.reshape(-1))
+def normalize(x: np.ndarray, out: np.ndarray, moments: np.ndarray, arena: Arena) -> None:
+    """out = (x - mean) / (1e-5 + std), elementwise; moments[2], float64: mean and std, unbiased, over the whole of x [..., C]."""
+    partial, sums = _sums(x.reshape(1, -1, x.shape[-1]), 1, arena)
+    pool().run(_mean_std_tiles, 1, _room(sums), partial, moments, np.array(sums))
+    pool().run(_normalize_tiles, -(-x.size // 2**16), 0, x.reshape(-1), moments, out.reshape(-1))
+    arena.give(partial)
 
 
 @kernel
-def _scale_tiles(tile0, tile1, scratch, x, scale, shift, out):  # type: ignore[no-untyped-def]
+def _mean_std_tiles(tile0, tile1, scratch, partial, moments, geometry):
+    parts, repeats, _, C, count, _ = geometry
+    for _ in range(tile0, tile1):
+        both = scratch[: 4 * C].view(np.float64)
+        sums, squares = view(both, 0, C), view(both, C, C)
+        _add_up(partial, 0, parts, 2 * repeats * C, repeats, C, sums)
+        _add_up(partial, repeats * C, parts, 2 * repeats * C, repeats, C, squares)
+        mean, variance = _moments(sums, squares, count)
+        moments[0], moments[1] = mean, np.sqrt(variance * count / (count - 1))  # of one number NaN
+
+
+@kernel
+def _normalize_tiles(tile0, tile1, scratch, x, moments, out):
+    scale, shift = np.float32(1 / (1e-5 + moments[1])), np.float32(moments[0])
     for tile in range(tile0, tile1):
         source, target = x[tile * 2**16 : (tile + 1) * 2**16], out[tile * 2**16 : (tile + 1) * 2**16]
         for i in range(source.size):
@@ -135,11 +218,12 @@ def _scale_tiles(tile0, tile1, scratch, x, scale, shift, out):  # type: ignore[n
 def add_table(x: np.ndarray, table: np.ndarray) -> None:
     """x[B, ...] += table[...], in place."""
     parts = -(-table.size // 2**16)
-    pool().run(_add_tiles, x.size // table.size * parts, 0, x.reshape(-1), table.reshape(-1), parts)
+    pool().run(_add_tiles, x.size // table.size * parts, 0, x.reshape(-1), table.reshape(-1), np.array([parts]))
 
 
 @kernel
-def _add_tiles(tile0, tile1, scratch, x, table, parts):  # type: ignore[no-untyped-def]
+def _add_tiles(tile0, tile1, scratch, x, table, geometry):
+    parts = geometry[0]
     for tile in range(tile0, tile1):
         start = tile % parts * 2**16
         added = table[start : start + 2**16]
@@ -148,21 +232,45 @@ def _add_tiles(tile0, tile1, scratch, x, table, parts):  # type: ignore[no-untyp
             target[i] += added[i]
 
 
-def norm_gelu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> None:
+def norm_gelu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, arena: Arena) -> None:
     """In place x[B, L, C] = GELU(GroupNorm(1)) of each row of L by itself: statistics over (B, C)."""
-    _, L, C = x.shape
-    mean, variance = moments(x, per_row=True)  # [L, 1]
-    width = _width(L * C)
-    table = np.empty((3, width // (L * C), L, C), np.float32)
-    table[0], table[1], table[2] = mean, weight / np.sqrt(variance + EPS), bias
+    L = x.shape[1]
+    partial, sums = _sums(x, 1, arena, per_row=True)
+    width = sums.repeats * L * sums.channels
+    table = arena.take(3 * width)
+    pool().run(_table_tiles, -(-L // sums.block), _room(sums), partial, weight, bias, table, np.array(sums))
     step = max(1, 2**15 // width) * width
-    pool().run(_norm_gelu_tiles, -(-x.size // step), 0, x.reshape(-1), table.reshape(-1), width, step)
+    pool().run(_norm_gelu_tiles, -(-x.size // step), 0, x.reshape(-1), table, np.array([width, step]))
+    arena.give(partial)
+    arena.give(table)
 
 
 @kernel
-def _norm_gelu_tiles(tile0, tile1, scratch, x, table, width, step):  # type: ignore[no-untyped-def]
+def _table_tiles(tile0, tile1, scratch, partial, weight, bias, table, geometry):
+    """table[3, repeats, L, C]: mean, weight / std and bias of each number in a row of `_norm_gelu_tiles`."""
+    parts, repeats, L, C, count, block = geometry
+    width = repeats * L * C
     for tile in range(tile0, tile1):
-        mean, scale, bias = view(table, 0, width), view(table, width, width), view(table, 2 * width, width)
+        first, last = tile * block, min(L, (tile + 1) * block)
+        size = (last - first) * C
+        both = scratch[: 4 * size].view(np.float64)
+        sums, squares = view(both, 0, size), view(both, size, size)
+        _add_up(partial, first * C, parts, 2 * width, repeats, L * C, sums)
+        _add_up(partial, width + first * C, parts, 2 * width, repeats, L * C, squares)
+        for row in range(first, last):
+            mean, variance = _moments(view(sums, (row - first) * C, C), view(squares, (row - first) * C, C), count)
+            std = np.sqrt(variance + EPS)
+            for repeat in range(repeats):
+                for c in range(C):
+                    at = (repeat * L + row) * C + c
+                    table[at], table[width + at], table[2 * width + at] = np.float32(mean), np.float32(weight[c] / std), bias[c]
+
+
+@kernel
+def _norm_gelu_tiles(tile0, tile1, scratch, x, table, geometry):
+    width, step = geometry
+    mean, scale, bias = view(table, 0, width), view(table, width, width), view(table, 2 * width, width)
+    for tile in range(tile0, tile1):
         stop = min(x.size, (tile + 1) * step)
         for start in range(tile * step, stop, width):
             y = view(x, start, min(width, stop - start))
@@ -170,25 +278,28 @@ def _norm_gelu_tiles(tile0, tile1, scratch, x, table, width, step):  # type: ign
                 y[i] = gelu((y[i] - mean[i]) * scale[i] + bias[i])
 
 
-def second_moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums [L, C] and sums of products [C, L, C] over B of x[B, L, C], float64: products[d, l, i] of x[:, l, i] and the number d places on.
+def projected_stats(x: np.ndarray, projection: np.ndarray, columns: int, stats: np.ndarray, arena: Arena) -> None:
+    """stats[L, 2] = mean and 1/std, over (B, columns), of the 1x1 convolution of x[B, L, C] that `projection` describes.
 
-    (For i + d >= C that number is of another row, and of no use.) So the loops are as long as all rows together. Over the C channels
-    of each row they would be too short: twice the time, with 6 channels 3 times.
+    Of all pairs of channels the sums of products over B are needed. products[d, l, i] is that of x[:, l, i] and the number d places
+    further on, so that each loop is as long as all rows together, not as the C channels of one: that would take twice the time, with
+    6 channels 3 times. (Where i + d >= C the other number is of the next row, and the sum is of no use.)
     """
-    _, L, C = x.shape
+    B, L, C = x.shape
     width = _width(L * C)
     rows = -(-x.size // width)
-    tiles = min(PARTS, -(-rows // 4))
-    partial = np.empty((tiles, 1 + C, width))
-    geometry = np.array([x.size, width, C, -(-rows // (4 * tiles)) * 4])
-    pool().run(_second_moments_tiles, tiles, 8 * width, x.reshape(-1), partial.reshape(-1), geometry)
-    total = partial.sum(axis=0).reshape(1 + C, -1, L, C).sum(axis=1)
-    return total[0], total[1:]
+    parts = min(PARTS, -(-rows // 4))
+    partial = arena.take_doubles(parts * (1 + C) * width)
+    geometry = np.array([x.size, width, C, -(-rows // (4 * parts)) * 4])
+    pool().run(_products_tiles, parts, 8 * width, x.reshape(-1), partial, geometry)
+    block = -(-L // FINISHERS)
+    geometry = np.array([parts, width // (L * C), L, C, B, columns, block])
+    pool().run(_projected_tiles, -(-L // block), 2 * (1 + C) * block * C, partial, projection, stats.reshape(-1), geometry)
+    arena.give(partial)
 
 
 @kernel
-def _second_moments_tiles(tile0, tile1, scratch, x, partial, geometry):  # type: ignore[no-untyped-def]
+def _products_tiles(tile0, tile1, scratch, x, partial, geometry):
     size, width, C, rows = geometry
     row = scratch[: 8 * width].view(np.float64)
     for tile in range(tile0, tile1):
@@ -210,3 +321,37 @@ def _second_moments_tiles(tile0, tile1, scratch, x, partial, geometry):  # type:
                 products = view(partial, at + (1 + d) * width, width - d)
                 for i in range(products.size):
                     products[i] += (y0[i] * z0[i] + y1[i] * z1[i]) + (y2[i] * z2[i] + y3[i] * z3[i])
+
+
+@kernel
+def _projected_tiles(tile0, tile1, scratch, partial, projection, stats, geometry):
+    """Σz = Σy·w + n Σb and Σz² = ⟨WW', Σyy'⟩ + 2 Wb·Σy + n Σb²: see `layer.project`."""
+    parts, repeats, L, C, count, columns, block = geometry
+    width = repeats * L * C
+    n = np.float64(count * columns)
+    row_sums, cross, products = view(projection, 0, C), view(projection, C, C), view(projection, 2 * C, C * C)
+    bias, bias_squares = projection[2 * C + C * C], projection[2 * C + C * C + 1]
+    for tile in range(tile0, tile1):
+        first, last = tile * block, min(L, (tile + 1) * block)
+        size = (last - first) * C
+        sums = scratch[: 2 * (1 + C) * size].view(np.float64)
+        for d in range(1 + C):
+            _add_up(partial, d * width + first * C, parts, (1 + C) * width, repeats, L * C, view(sums, d * size, size))
+        for row in range(first, last):
+            at = (row - first) * C
+            y = view(sums, at, C)
+            mean = (_dot(y, row_sums) + count * bias) / n
+            squares = 2 * _dot(y, cross) + count * bias_squares
+            for d in range(C):
+                squares += _dot(view(sums, (1 + d) * size + at, C - d), view(products, d * C, C - d))
+            variance = squares / n - mean * mean
+            variance = 0.0 if variance < 0.0 else variance
+            stats[2 * row], stats[2 * row + 1] = np.float32(mean), np.float32(1 / np.sqrt(variance + EPS))
+
+
+@exact
+def _dot(x, y):
+    total = 0.0
+    for i in range(x.size):
+        total += x[i] * y[i]
+    return total

@@ -123,7 +123,7 @@ _butterfly2, _butterfly4 = _make(2), _make(4)
 
 
 @exact
-def _fft(scratch, a, b, n, lanes, cosine, sine):  # type: ignore[no-untyped-def]
+def _fft(scratch, a, b, n, lanes, cosine, sine):
     """Complex FFT of `lanes` transforms of n points; real parts at scratch[a + i*lanes], imaginary parts n*lanes further.
 
     Works back and forth between the areas at a and b, each 2*n*lanes long; returns the one that holds the result.
@@ -163,13 +163,13 @@ def stft(x: np.ndarray, n_fft: int, hop: int, frames: int, out: np.ndarray) -> N
     channels, samples = x.shape
     blocks = -(-frames // FRAMES)
     pool().run(
-        _stft_tiles, channels * blocks, 2 * n_fft * FRAMES, x.reshape(-1), hann(n_fft), twiddles(n_fft), out.reshape(-1),
+        _stft_tiles, channels * blocks, 2 * n_fft * FRAMES, x.reshape(-1), hann(n_fft), twiddles(n_fft).reshape(-1), out.reshape(-1),
         np.array([channels, samples, n_fft, hop, frames]),
     )  # fmt: skip
 
 
 @kernel
-def _stft_tiles(tile0, tile1, scratch, x, window, twiddle, out, geometry):  # type: ignore[no-untyped-def]
+def _stft_tiles(tile0, tile1, scratch, x, window, twiddle, out, geometry):
     channels, samples, n_fft, hop, frames = geometry
     for tile in range(tile0, tile1):
         channel, first = tile % channels, tile // channels * FRAMES
@@ -181,7 +181,7 @@ def _stft_tiles(tile0, tile1, scratch, x, window, twiddle, out, geometry):  # ty
             for i in range(n):  # neighbouring samples as one complex number: a real transform of 2n is a complex one of n
                 scratch[i * FRAMES + f] = frame[2 * i] * window[2 * i]
                 scratch[(n + i) * FRAMES + f] = frame[2 * i + 1] * window[2 * i + 1]
-        cosine, sine = twiddle[0], twiddle[1]
+        cosine, sine = view(twiddle, 0, n), view(twiddle, n, n)
         at = _fft(scratch, 0, 2 * n * FRAMES, n, FRAMES, cosine, sine)
         half = np.float32(0.5 / np.sqrt(np.float64(n_fft)))
         for k in range(n):
@@ -196,6 +196,9 @@ def _stft_tiles(tile0, tile1, scratch, x, window, twiddle, out, geometry):  # ty
                 out[target + 1] = (ei - dr * c - di * s) * half
 
 
+_AS_IT_IS = np.array([0.0, 1.0])  # moments
+
+
 def istft(
     z: np.ndarray,
     n_fft: int,
@@ -204,15 +207,14 @@ def istft(
     envelope: np.ndarray,
     out: np.ndarray,
     *,
-    scale: float = 1,
-    shift: float = 0,
+    moments: np.ndarray | None = None,
     time: np.ndarray | None = None,
-    time_scale: float = 1,
-    time_shift: float = 0,
+    time_moments: np.ndarray | None = None,
 ) -> None:
-    """out[signals, samples] = inverse STFT of z[frames, n_fft/2, 2*signals]*scale + shift, plus time*time_scale + time_shift.
+    """out[signals, samples] = inverse STFT of z[frames, n_fft/2, 2*signals]*std + mean, plus time*std + mean.
 
-    time: [samples, signals]. Frame t begins at sample t*hop + offset; envelope[samples] is the inverse of the summed squared windows.
+    time: [samples or more, signals]; moments, time_moments: float64 mean and std, as of `normalize` (None: 0 and 1). Frame t begins at
+    sample t*hop + offset; envelope[samples] is the inverse of the summed squared windows.
     The missing last bin is zero, and the imaginary part of bin 0 is ignored. n_fft is a power of two.
     """
     frames, bins, _ = z.shape
@@ -221,21 +223,21 @@ def istft(
     hops = -(-samples // hop)
     block = (HOPS + overlap) * hop * signals
     pool().run(
-        _istft_tiles, -(-hops // HOPS), block + 4 * bins * _lanes(signals), z.reshape(-1), hann(n_fft), twiddles(n_fft), envelope,
-        np.empty(0, np.float32) if time is None else time.reshape(-1), out.reshape(-1),
+        _istft_tiles, -(-hops // HOPS), block + 4 * bins * _lanes(signals), z.reshape(-1), hann(n_fft), twiddles(n_fft).reshape(-1),
+        envelope, np.empty(0, np.float32) if time is None else time.reshape(-1), out.reshape(-1),
         np.array([frames, n_fft, hop, offset, signals, samples]),
-        np.array([scale, shift, time_scale, time_shift], np.float32),
+        _AS_IT_IS if moments is None else moments, _AS_IT_IS if time_moments is None else time_moments,
     )  # fmt: skip
 
 
 @exact
-def _lanes(signals):  # type: ignore[no-untyped-def]
+def _lanes(signals):
     """Whole vectors for so many transforms."""
     return (signals + WIDE - 1) // WIDE * WIDE
 
 
 @exact
-def _unpack(a, b, c, s, scale, shift, real, imaginary):  # type: ignore[no-untyped-def]
+def _unpack(a, b, c, s, scale, shift, real, imaginary):
     """The complex spectrum of (even + i odd) samples from that of all, at a bin and at its mirror image, of many signals.
 
     Real and imaginary parts are exchanged: so the forward FFT inverts it.
@@ -251,11 +253,12 @@ def _unpack(a, b, c, s, scale, shift, real, imaginary):  # type: ignore[no-untyp
 
 
 @kernel
-def _istft_tiles(tile0, tile1, scratch, z, window, twiddle, envelope, time, out, geometry, affine):  # type: ignore[no-untyped-def]
+def _istft_tiles(tile0, tile1, scratch, z, window, twiddle, envelope, time, out, geometry, moments, time_moments):
     """HOPS hops of output of all signals: every frame that reaches them, overlapped and added in `scratch`."""
     frames, n_fft, hop, offset, signals, samples = geometry
     lanes = _lanes(signals)
-    scale, shift, time_scale, time_shift = affine
+    shift, scale = np.float32(moments[0]), np.float32(moments[1])
+    time_shift, time_scale = np.float32(time_moments[0]), np.float32(time_moments[1])
     for tile in range(tile0, tile1):
         n = n_fft // 2
         first, last = tile * HOPS * hop, min(samples, (tile + 1) * HOPS * hop)
@@ -263,7 +266,7 @@ def _istft_tiles(tile0, tile1, scratch, z, window, twiddle, envelope, time, out,
         for i in range(total.size):
             total[i] = np.float32(0)
         work = (HOPS + n_fft // hop) * hop * signals
-        cosine, sine = twiddle[0], twiddle[1]
+        cosine, sine = view(twiddle, 0, n), view(twiddle, n, n)
         one = np.float32(1 / np.sqrt(np.float64(n_fft)))  # 1/n_fft of the inverse, times sqrt(n_fft) of the normalised forward
         for frame in range(max(0, (first - offset - n_fft) // hop), min(frames, (last - offset - 1) // hop + 1)):
             begin = frame * hop + offset

@@ -81,7 +81,7 @@ _sum16, _squares16 = _make(16, False), _make(16, True)
 
 
 @exact
-def total_of(x):  # type: ignore[no-untyped-def]
+def total_of(x):
     """The sum of x, float32."""
     whole = x.size // 16 * 16
     total = _sum16(x, whole)
@@ -91,7 +91,7 @@ def total_of(x):  # type: ignore[no-untyped-def]
 
 
 @exact
-def total_and_squares(x):  # type: ignore[no-untyped-def]
+def total_and_squares(x):
     """The sums of x, float32, and of its squares, in float64."""
     whole = x.size // 16 * 16
     total, squares = _squares16(x, whole)
@@ -103,7 +103,7 @@ def total_and_squares(x):  # type: ignore[no-untyped-def]
 
 
 @exact
-def clear(x):  # type: ignore[no-untyped-def]
+def clear(x):
     """x = 0, before sums are added to it."""
     for i in range(x.size):
         x[i] = 0

@@ -45,7 +45,7 @@ def _scale(window: np.ndarray) -> float:
 
 
 @kernel
-def _wiener_tiles(tile0, tile1, scratch, z, m, scale, out, geometry):  # type: ignore[no-untyped-def]
+def _wiener_tiles(tile0, tile1, scratch, z, m, scale, out, geometry):
     """BINS bins of one window: the mixture's phase at the given magnitudes, and from there the iterations."""
     T, F, C, S, estimated, iterations = geometry
     for tile in range(tile0, tile1):
@@ -89,7 +89,7 @@ def _wiener_tiles(tile0, tile1, scratch, z, m, scale, out, geometry):  # type: i
 
 
 @inline
-def _covariances(y, frames, C, sources, v, R):  # type: ignore[no-untyped-def]
+def _covariances(y, frames, C, sources, v, R):
     """v[t, j] and R[j, 2, 2] from the estimates y [t, j, C]. Mono is stereo with silence in the second channel."""
     total = v[frames * sources : (frames + 1) * sources]
     total[:] = 1e-10
@@ -114,7 +114,7 @@ def _covariances(y, frames, C, sources, v, R):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _filter(x, frames, C, sources, v, R, y):  # type: ignore[no-untyped-def]
+def _filter(x, frames, C, sources, v, R, y):
     """y[t, j] = v[t, j] R[j] (Σ_k v[t, k] R[k] + 1e-5 I)⁻¹ x[t]."""
     for t in range(frames):
         a, b, d = 1e-5, complex(0.0, 0.0), 1e-5  # the Hermitian matrix (a b; b' d)

@@ -100,7 +100,7 @@ def winograd(
 
 
 @kernel
-def _winograd_tiles(tile0, tile1, scratch, x, weights, skip, before, out, geometry):  # type: ignore[no-untyped-def]
+def _winograd_tiles(tile0, tile1, scratch, x, weights, skip, before, out, geometry):
     """Tiles of `winograd`: gather and transform the input; for each chunk of columns the products, outputs, activation, store."""
     B, L, C, m, taps, stride, pad, rows, N, count, length, act, limit, crop = geometry
     step, products = (2, 16) if taps == 3 else (1, 4)

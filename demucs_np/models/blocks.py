@@ -78,7 +78,7 @@ class DConv:
             stats = ops.projected_stats(h, expand)  # [F, 2]
             h = h if self.freq else h.swapaxes(0, 1)  # -> [1, T, C/compress]
             x = ops.conv(h, expand, stats=stats, scale=scale, residual=x)  # -> [T, F, C] or [1, T, C]
-            ops.free(h)
+            ops.free(h, stats)
         return tap(self.path, x, "TFC" if self.freq else "TC")
 
 

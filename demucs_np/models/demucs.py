@@ -68,8 +68,8 @@ class Demucs(Network):
             length = (length - 1) * config.stride + config.kernel_size
         return -(-length // 2) if config.resample else length
 
-    def forward(self, mix: Array) -> Array:
-        """mix [channels, n] -> [sources, channels, n]."""
+    def forward(self, mix: Array, out: Array) -> None:
+        """mix [channels, n] -> out [sources, channels, n]."""
         ops, config, n = self.ops, self.config, mix.shape[1]
         mean, std = 0.0, 1.0
         if config.normalize:
@@ -99,8 +99,7 @@ class Demucs(Network):
         if config.resample:
             y = resample(y, 2, 1, self.backend)
         start = (y.shape[1] - n) // 2
-        y = y[:, start : start + n] * np.float32(std) + np.float32(mean)
-        return y.reshape(len(self.sources), -1, n)
+        out[...] = (y[:, start : start + n] * np.float32(std) + np.float32(mean)).reshape(out.shape)
 
     def bottom(self, x: Array) -> Array:
         """The LSTM between encoder and decoder, if there is one. x stays in use as a skip."""

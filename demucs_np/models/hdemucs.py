@@ -32,8 +32,8 @@ class HDemucs(Hybrid):
             raise UsageError(f"the mix has {mix.shape[1]} samples, but this model (hybrid=False) needs more than {n_fft // 2}")
         return spectral.spectrogram_centered(self.ops, mix, n_fft)
 
-    def waveform(self, z: Array, n: int, **affine: Any) -> Array:
+    def waveform(self, z: Array, out: Array, **affine: Any) -> None:
         inverse = spectral.waveform_centered
         if self.config.hybrid:
             inverse = spectral.waveform_late if self.config.hybrid_old else spectral.waveform
-        return inverse(self.ops, z, self.config.nfft, n, **affine)
+        inverse(self.ops, z, self.config.nfft, out.shape[1], out=out, **affine)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..kernels.layer import linear
+from ..operations.numpy_ops import restored
 from . import spectral
 from .blocks import Array, BandedDecoder, BandedEncoder, DecoderLayer, EncoderLayer, Tensors, scope
 from .config import HDemucsConfig, HTDemucsConfig, HybridLayer
@@ -73,16 +74,18 @@ class Hybrid(Network):
         settings = self._layer(level, False) | {"context": self.config.context, "last": level.index == 0}
         return DecoderLayer(self.ops, tensors, path, empty=level.last_freq, **settings)
 
-    def forward(self, mix: Array) -> Array:
-        """mix [channels, n] -> [sources, channels, n].
+    def forward(self, mix: Array, out: Array) -> None:
+        """mix [channels, n] -> out [sources, channels, n or fewer].
 
         Every operation returns a buffer of `ops`; whoever used it last gives it back with `ops.free`. An encoder's output stays: it is
         the skip of the decoder opposite, which frees it. `inject` matters only to models so deep that the time branch joins the other.
         """
-        ops, n = self.ops, mix.shape[1]
+        ops = self.ops
         z = self.spectrogram(mix)  # [channels, n] -> [T, F, 2*channels]
-        x, mean, std = ops.normalize(z if self.config.cac else spectral.magnitude(z))  # [T, F, C]
-        xt, mean_t, std_t = ops.normalize(np.ascontiguousarray(mix.T)[None])  # [1, n, channels]
+        x, moments = ops.normalize(z if self.config.cac else spectral.magnitude(z))  # [T, F, C]
+        wave = ops.transpose(mix)  # [channels, n] -> [1, n, channels]
+        xt, moments_t = ops.normalize(wave)
+        ops.free(wave)
 
         inputs = (x, xt)
         skips: list[Array] = []
@@ -130,12 +133,12 @@ class Hybrid(Network):
                 xt = tap(f"tdecoder.{index - parts_at}", xt, "TC")
             ops.free(pre)
 
+        affine: dict[str, Any] = {"moments": moments, "time": xt, "time_moments": moments_t}
         if not self.config.cac:
-            x = spectral.mask(ops, z, x * np.float32(std) + np.float32(mean), self.config.wiener_iters, self.config.wiener_residual)
-            std, mean = 1.0, 0.0
-        y = self.waveform(x, n, scale=std, shift=mean, time=xt, time_scale=std_t, time_shift=mean_t)  # [sources*channels, n]
-        ops.free(z, x, xt)
-        return y.reshape(len(self.sources), -1, n)
+            x = spectral.mask(ops, z, restored(x, moments), self.config.wiener_iters, self.config.wiener_residual)
+            affine["moments"] = None
+        self.waveform(x, out.reshape(-1, out.shape[2]), **affine)  # -> [sources*channels, n]
+        ops.free(z, x, xt, moments, moments_t)
 
     def bottom(self, x: Array, xt: Array) -> tuple[Array | None, Array | None]:
         """Between encoder and decoder. Both arguments stay in use as skips. None stands for zeros."""
@@ -144,8 +147,8 @@ class Hybrid(Network):
     def spectrogram(self, mix: Array) -> Array:
         return spectral.spectrogram(self.ops, mix, self.config.nfft)
 
-    def waveform(self, z: Array, n: int, **affine: Any) -> Array:
-        return spectral.waveform(self.ops, z, self.config.nfft, n, **affine)
+    def waveform(self, z: Array, out: Array, **affine: Any) -> None:
+        spectral.waveform(self.ops, z, self.config.nfft, out.shape[1], out=out, **affine)
 
 
 class HTDemucs(Hybrid):
@@ -177,10 +180,11 @@ class HTDemucs(Hybrid):
             )
         return longest
 
-    def forward(self, mix: Array) -> Array:
-        n = mix.shape[1]
-        padded = np.pad(mix, ((0, 0), (0, self.valid_length(n) - n)))
-        return super().forward(padded)[..., :n]
+    def forward(self, mix: Array, out: Array) -> None:
+        more = self.valid_length(mix.shape[1]) - mix.shape[1]
+        padded = self.ops.pad(mix, 0, more) if more else mix
+        super().forward(padded, out)
+        self.ops.free(padded)
 
     def bottom(self, x: Array, xt: Array) -> tuple[Array, Array]:
         """The transformer, between 1x1 convolutions to and from its width if the configuration has them."""

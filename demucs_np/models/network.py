@@ -39,13 +39,16 @@ class Network:
         mix = np.ascontiguousarray(mix, np.float32)
         if mix.ndim != 3 or mix.shape[1] != self.audio_channels or mix.shape[2] == 0:
             raise UsageError(f"the mix has shape {mix.shape}; the model takes (batch, {self.audio_channels}, samples)")
-        if not np.isfinite(mix).all():
-            raise AudioError("the audio has NaN or infinite samples; repair or re-export it")
+        out = np.empty((len(mix), len(self.sources), *mix.shape[1:]), np.float32)
         try:
-            return np.stack([self.forward(item) for item in mix])
+            if not self.ops.finite(mix).all():
+                raise AudioError("the audio has NaN or infinite samples; repair or re-export it")
+            for item, result in zip(mix, out, strict=True):
+                self.forward(item, result)
         finally:
             self.ops.reset()
+        return out
 
-    def forward(self, mix: Array) -> Array:
-        """mix [channels, n] -> [sources, channels, n]."""
+    def forward(self, mix: Array, out: Array) -> None:
+        """mix [channels, n] -> out [sources, channels, n], or its beginning if out is shorter. C-contiguous, of finite numbers."""
         raise NotImplementedError

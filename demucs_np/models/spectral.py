@@ -9,19 +9,6 @@ import numpy as np
 from ..operations.numpy_ops import Array, NumpyOperations, hann
 
 
-def pad_reflect(x: Array, left: int, right: int) -> Array:
-    """Reflect-pad x [C, n]; where x is too short for it, zeros are appended first, and reflected too. Upstream: `pad1d`."""
-    n = x.shape[1]
-    longest = max(left, right)
-    if n <= longest:
-        extra = longest - n + 1
-        extra_right = min(right, extra)
-        extra_left = extra - extra_right
-        x = np.pad(x, ((0, 0), (extra_left, extra_right)))
-        left, right = left - extra_left, right - extra_right
-    return np.pad(x, ((0, 0), (left, right)), mode="reflect")
-
-
 def spectrogram(ops: NumpyOperations, mix: Array, n_fft: int, *, zeros: bool = False) -> Array:
     """mix [C, n] -> [ceil(n/hop), n_fft/2, 2C]: frame t is centred on samples t*hop ... (t+1)*hop; complex numbers as two channels.
 
@@ -30,15 +17,19 @@ def spectrogram(ops: NumpyOperations, mix: Array, n_fft: int, *, zeros: bool = F
     hop, n = n_fft // 4, mix.shape[1]
     frames = -(-n // hop)
     left, right = hop // 2 * 3, hop // 2 * 3 + frames * hop - n
-    padded = np.pad(mix, ((0, 0), (left, right))) if zeros else pad_reflect(mix, left, right)  # [C, n] -> [C, (frames + 3)*hop]
-    return ops.stft(padded, n_fft, hop, frames)  # -> [frames, n_fft/2, 2C]
+    padded = ops.pad(mix, left, right, reflect=not zeros)  # [C, n] -> [C, (frames + 3)*hop]
+    z = ops.stft(padded, n_fft, hop, frames)  # -> [frames, n_fft/2, 2C]
+    ops.free(padded)
+    return z
 
 
 def spectrogram_centered(ops: NumpyOperations, mix: Array, n_fft: int) -> Array:
     """mix [C, n], n > n_fft/2 -> [1 + n//hop, n_fft/2, 2C]: frame t is centred on sample t*hop."""
     hop = n_fft // 4
-    padded = np.pad(mix, ((0, 0), (n_fft // 2, n_fft // 2)), mode="reflect")
-    return ops.stft(padded, n_fft, hop, 1 + mix.shape[1] // hop)  # -> [frames, n_fft/2, 2C]
+    padded = ops.pad(mix, n_fft // 2, n_fft // 2, reflect=True)  # [C, n] -> [C, n + n_fft]
+    z = ops.stft(padded, n_fft, hop, 1 + mix.shape[1] // hop)  # -> [frames, n_fft/2, 2C]
+    ops.free(padded)
+    return z
 
 
 @lru_cache(maxsize=4)

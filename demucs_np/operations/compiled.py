@@ -3,14 +3,13 @@ whose input is not needed in its old form works in place and returns its input."
 
 from __future__ import annotations
 
-import math
 import threading
 
 import numpy as np
 
-from ..kernels import attention, conv, feed_forward, local_attention, lstm, norm, stft, wiener, winograd
+from ..kernels import attention, conv, feed_forward, local_attention, lstm, norm, signal, stft, wiener, winograd
 from ..kernels.arena import Arena
-from ..kernels.layer import EPS, Conv
+from ..kernels.layer import Conv
 from .numpy_ops import NumpyOperations
 
 Array = np.ndarray
@@ -44,7 +43,22 @@ class CompiledOperations(NumpyOperations):
 
     def copy(self, x: Array) -> Array:
         out = self.arena.take(*x.shape)
-        np.copyto(out, x)
+        signal.copy(x, out)
+        return out
+
+    def pad(self, x: Array, left: int, right: int, *, reflect: bool = False) -> Array:
+        out = self.arena.take(x.shape[0], left + x.shape[1] + right)
+        signal.pad(x, left, right, out, reflect=reflect)
+        return out
+
+    def transpose(self, x: Array) -> Array:
+        out = self.arena.take(1, *x.shape[::-1])
+        signal.transpose(x, out)
+        return out
+
+    def finite(self, x: Array) -> Array:
+        out = self.arena.take(signal.parts_of(x.size))
+        signal.finite(x, out)
         return out
 
     def conv(
@@ -74,12 +88,10 @@ class CompiledOperations(NumpyOperations):
         conv.conv_(x, layer, out, rows, skip=skip, before=before, stats=stats, scale=scale)
         return out
 
-    def normalize(self, x: Array) -> tuple[Array, float, float]:
-        mean, variance = norm.moments(x.reshape(1, -1, x.shape[-1]))
-        std = math.sqrt(float(variance[0]) * x.size / (x.size - 1)) if x.size > 1 else math.nan
-        out = self.arena.take(*x.shape)
-        norm.affine(x, 1 / (1e-5 + std), float(mean[0]), out)
-        return out, float(mean[0]), std
+    def normalize(self, x: Array) -> tuple[Array, Array]:
+        out, moments = self.arena.take(*x.shape), self.arena.take_doubles(2)
+        norm.normalize(x, out, moments, self.arena)
+        return out, moments
 
     def add_table(self, x: Array, table: Array) -> Array:
         norm.add_table(x, table)
@@ -94,7 +106,7 @@ class CompiledOperations(NumpyOperations):
     ) -> Array:
         B, L, C = x.shape
         out = self.arena.take(B, L if length is None else length, C // 2 if activation == "glu" else C)
-        norm.group_norm(x, groups, weight, bias, out, activation=activation, crop=crop)
+        norm.group_norm(x, groups, weight, bias, out, self.arena, activation=activation, crop=crop)
         return out
 
     def layer_norm(self, x: Array, weight: Array, bias: Array) -> Array:
@@ -103,14 +115,14 @@ class CompiledOperations(NumpyOperations):
         return out
 
     def norm_gelu(self, x: Array, weight: Array, bias: Array) -> Array:
-        norm.norm_gelu(x, weight, bias)
+        norm.norm_gelu(x, weight, bias, self.arena)
         return x
 
     def projected_stats(self, x: Array, layer: Conv) -> Array:
         assert layer.projection is not None
-        sums, products = norm.second_moments(x)
-        mean, variance = layer.projection.statistics(sums, products, x.shape[0])
-        return np.stack([mean, 1 / np.sqrt(variance + EPS)], axis=1).astype(np.float32)
+        out = self.arena.take(x.shape[1], 2)
+        norm.projected_stats(x, layer.projection, layer.columns, out, self.arena)
+        return out
 
     def attention(self, q: Array, k: Array, v: Array, heads: int) -> Array:
         out = self.arena.take(*q.shape)
@@ -158,15 +170,15 @@ class CompiledOperations(NumpyOperations):
         offset: int,
         envelope: Array,
         *,
-        scale: float = 1,
-        shift: float = 0,
+        moments: Array | None = None,
         time: Array | None = None,
-        time_scale: float = 1,
-        time_shift: float = 0,
+        time_moments: Array | None = None,
+        out: Array | None = None,
     ) -> Array:
-        affine = {"scale": scale, "shift": shift, "time": time, "time_scale": time_scale, "time_shift": time_shift}
+        affine = {"moments": moments, "time": time, "time_moments": time_moments}
         if not stft.own_size(n_fft):
-            return super().istft(z, n_fft, hop, offset, envelope, **affine)  # type: ignore[arg-type]
-        out = self.arena.take(z.shape[2] // 2, envelope.size)
-        stft.istft(z, n_fft, hop, offset, envelope, out, **affine)  # type: ignore[arg-type]
+            return super().istft(z, n_fft, hop, offset, envelope, **affine, out=out)
+        if out is None:
+            out = self.arena.take(z.shape[2] // 2, envelope.size)
+        stft.istft(z, n_fft, hop, offset, envelope, out, **affine)
         return out

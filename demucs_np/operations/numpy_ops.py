@@ -79,6 +79,30 @@ class NumpyOperations:
         """A copy that outlives changes to x."""
         return x.copy()
 
+    def pad(self, x: Array, left: int, right: int, *, reflect: bool = False) -> Array:
+        """x [C, n] between zeros or its mirror images. Where x is too short to be reflected, zeros are appended first, and reflected too.
+
+        Upstream: `pad1d`.
+        """
+        if not reflect:
+            return np.pad(x, ((0, 0), (left, right)))
+        n, longest = x.shape[1], max(left, right)
+        if n <= longest:
+            extra = longest - n + 1
+            extra_right = min(right, extra)
+            extra_left = extra - extra_right
+            x = np.pad(x, ((0, 0), (extra_left, extra_right)))
+            left, right = left - extra_left, right - extra_right
+        return np.pad(x, ((0, 0), (left, right)), mode="reflect")
+
+    def transpose(self, x: Array) -> Array:
+        """x [C, n] -> [1, n, C]."""
+        return np.asarray(np.ascontiguousarray(x.T)[None])
+
+    def finite(self, x: Array) -> Array:
+        """Numbers, none of which is zero if all of x are finite."""
+        return np.asarray(np.isfinite(x), np.float32)
+
     def conv(
         self,
         x: Array,
@@ -123,11 +147,11 @@ class NumpyOperations:
             y = residual + (y if scale is None else scale * y)
         return np.ascontiguousarray(y, np.float32)
 
-    def normalize(self, x: Array) -> tuple[Array, float, float]:
-        """(x - mean) / (1e-5 + std), mean and std (unbiased) over the whole array, and both."""
-        mean = float(np.mean(x, dtype=np.float64))
-        std = float(np.std(x, dtype=np.float64, ddof=1)) if x.size > 1 else math.nan
-        return ((x - np.float32(mean)) * np.float32(1 / (1e-5 + std))).astype(np.float32), mean, std
+    def normalize(self, x: Array) -> tuple[Array, Array]:
+        """(x - mean) / (1e-5 + std), and the mean and the std (unbiased) over the whole array: float64 [2]."""
+        mean = np.mean(x, dtype=np.float64)
+        std = np.std(x, dtype=np.float64, ddof=1) if x.size > 1 else math.nan
+        return ((x - np.float32(mean)) * np.float32(1 / (1e-5 + std))).astype(np.float32), np.array([mean, std])
 
     def add_table(self, x: Array, table: Array) -> Array:
         """x[B, ...] + table[...]."""
@@ -265,20 +289,20 @@ class NumpyOperations:
         offset: int,
         envelope: Array,
         *,
-        scale: float = 1,
-        shift: float = 0,
+        moments: Array | None = None,
         time: Array | None = None,
-        time_scale: float = 1,
-        time_shift: float = 0,
+        time_moments: Array | None = None,
+        out: Array | None = None,
     ) -> Array:
-        """Inverse STFT of z[frames, n_fft/2, 2*signals]*scale + shift, plus time[samples, signals]*time_scale + time_shift.
+        """Inverse STFT of z[frames, n_fft/2, 2*signals]*std + mean, plus time[samples or more, signals]*std + mean, each with its own
+        moments (None: 0 and 1), the mean and the std that `normalize` gave.
 
         Frame t begins at sample t*hop + offset; envelope[samples] is 1 / (sum of squared windows). The missing last bin is zero, and
-        the imaginary part of bin 0 is ignored -> [signals, samples].
+        the imaginary part of bin 0 is ignored -> [signals, samples], into `out` if it is given.
         """
         frames, bins, channels = z.shape
         samples = envelope.size
-        pairs = (z * np.float32(scale) + np.float32(shift)).reshape(frames, bins, channels // 2, 2)
+        pairs = restored(z, moments).reshape(frames, bins, channels // 2, 2)
         spectrum = np.zeros((frames, bins + 1, channels // 2), np.complex64)
         spectrum[:, :bins] = pairs[..., 0] + 1j * pairs[..., 1]
         spectrum[:, 0].imag = 0
@@ -288,7 +312,15 @@ class NumpyOperations:
         for t in range(frames):
             start = lead + offset + t * hop
             total[start : start + n_fft] += signal[t]
-        out = total[lead : lead + samples] * envelope[:, None]
+        result = total[lead : lead + samples] * envelope[:, None]
         if time is not None:
-            out = out + (time * np.float32(time_scale) + np.float32(time_shift))
-        return np.ascontiguousarray(out.T, np.float32)
+            result = result + restored(time.reshape(-1, channels // 2)[:samples], time_moments)
+        if out is None:
+            return np.ascontiguousarray(result.T, np.float32)
+        out[...] = result.T
+        return out
+
+
+def restored(x: Array, moments: Array | None) -> Array:
+    """x*std + mean: what `normalize` took away."""
+    return x if moments is None else x * np.float32(moments[1]) + np.float32(moments[0])
