@@ -1,17 +1,21 @@
 # What people do with the project. Every target sets up what it needs in .venv; CI calls the same targets.
 PYTHON ?= python3
+CONSTRAINTS ?=
 VENV := .venv
-BIN := $(VENV)/bin
 LIVE := .venv-live
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 MODEL ?= demo
 OUT ?= separated
 
-.PHONY: demo run test test-plain live lint type bench docs parity dist clean
+.PHONY: help demo run test test-plain live lint type bench docs parity site dist clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev,plots]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,plots]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 	touch $@
 
 # The reference beside the product: the CPU build of PyTorch first, so that demucs finds it.
@@ -38,11 +42,11 @@ test-plain: $(VENV)/ready  ## the kernels as plain Python, without compilation
 live: $(LIVE)/ready  ## against PyTorch, with full-size models
 	$(LIVE)/bin/python -m pytest -q -m torch tests/live
 
-lint: $(VENV)/ready
+lint: $(VENV)/ready  ## ruff, check and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-type: $(VENV)/ready
+type: $(VENV)/ready  ## mypy, strict
 	$(BIN)/mypy
 
 parity: $(VENV)/ready  ## every layer of every committed golden file
@@ -54,9 +58,14 @@ bench: $(VENV)/ready  ## this machine's speed, memory and parity
 docs: $(VENV)/ready  ## the pictures of docs/
 	$(BIN)/python docs/pictures.py
 
+site: $(VENV)/ready  ## the docs as a site in build/site, with the interface's reference; dead links end it
+	$(BIN)/python -m pip install --quiet --editable '.[site]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 dist: $(VENV)/ready  ## wheel and sdist in dist/
 	rm -rf dist
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m build --quiet --outdir dist .
 
-clean:
+clean:  ## remove what the other targets made
 	rm -rf $(VENV) $(LIVE) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
