@@ -1,5 +1,25 @@
-"""`python -m demucs_np`."""
+"""The program: `demucs-np`, and `python -m demucs_np`. Imports nothing heavy until Ctrl-C is answered with one line."""
 
-from .commands.main import main
+from __future__ import annotations
 
-main(prog_name="python -m demucs_np")
+import os
+import signal
+
+
+def _leave(*_: object) -> None:
+    """Before the command runs and after it has ended there is nothing to tidy up."""
+    os.write(2, b"Interrupted.\n")
+    os._exit(130)
+
+
+def run(prog_name: str = "demucs-np") -> None:
+    """What the installed script calls."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+    from .commands.main import main
+
+    main(prog_name=prog_name)
+
+
+if __name__ == "__main__":
+    run("python -m demucs_np")

@@ -162,6 +162,8 @@ def _written(path: Path) -> Written:
 
 def describe(error: Exception, track: str) -> str:
     """One line that begins with the track."""
+    if isinstance(error, MemoryError):
+        return f"{track}: there is not enough memory; free some, lift the limit (`ulimit -v`), or let the track be split"
     if not isinstance(error, DemucsError):
         what = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         return f"{track}: unexpected {type(error).__name__} ({what}); -v shows where, please report it"

@@ -87,7 +87,7 @@ def stems(track: str = "song", names: tuple[str, ...] = SOURCES, ext: str = "wav
 @pytest.mark.parametrize("word", [["separate"], []])
 def test_a_song_as_with_demucs(loader: Loader, word: list[str]) -> None:
     result = run(*word, "song.wav")
-    assert (result.exit_code, result.output) == (0, "")
+    assert (result.exit_code, result.stderr) == (0, "")
     assert files() == stems()
     assert loader.asked == [("htdemucs", None, "numba")]
     assert soundfile.info("separated/htdemucs/song/bass.wav").subtype == "PCM_16"
@@ -108,7 +108,7 @@ def test_a_song_as_with_demucs(loader: Loader, word: list[str]) -> None:
 def test_formats(loader: Loader, args: list[str], ext: str, subtype: str) -> None:
     loader.model = FakeModel(samplerate=16000)
     result = run(*args, "song.wav")
-    assert (result.exit_code, result.output) == (0, "")
+    assert (result.exit_code, result.stderr) == (0, "")
     assert files() == stems(ext=ext)
     assert soundfile.info(f"separated/htdemucs/song/bass.{ext}").subtype == subtype
 
@@ -155,7 +155,7 @@ def test_same_seed_same_files() -> None:
 @pytest.mark.usefixtures("loader")
 def test_options_for_compatibility() -> None:
     result = run("-j", "4", "-d", "cuda", "song.wav")
-    assert (result.exit_code, result.output) == (0, "")
+    assert (result.exit_code, result.stderr) == (0, "")
 
 
 # ---- what goes wrong
@@ -170,7 +170,7 @@ def test_a_bad_track_fails_and_the_others_are_done(name: str, monkeypatch: pytes
     result = run("song.wav", name, "missing.wav", ".", "other.wav")
     assert result.exit_code == 1
     assert files() == stems() | stems("other")
-    lines = result.output.splitlines()
+    lines = result.stderr.splitlines()
     assert lines[0] == "Error: missing.wav: cannot be read (no such file or directory); if the path contains spaces, put quotes around it"
     assert lines[1] == "Error: .: is a folder, not an audio file; name the files in it"
     assert lines[2].startswith(f"Error: {name}: ")
@@ -213,7 +213,7 @@ def test_a_failed_track_keeps_no_name_from_the_next() -> None:
     Path("song.lrc").write_text("[00:01] words")
     result = run("song.jpg", "song.lrc", "song.wav")
     assert result.exit_code == 1
-    assert [line.split(":")[1] for line in result.output.splitlines()[:-1]] == [" song.jpg", " song.lrc"]
+    assert [line.split(":")[1] for line in result.stderr.splitlines()[:-1]] == [" song.jpg", " song.lrc"]
     assert files() == stems()
 
 
@@ -297,11 +297,107 @@ def test_segment_beyond_the_model(loader: Loader) -> None:
     )
 
 
-def test_a_word_that_is_neither_a_command_nor_a_file(loader: Loader) -> None:
+def test_a_mistyped_command_is_not_taken_for_a_track(loader: Loader) -> None:
     result = run("seperate", "song.wav")
+    assert result.exit_code == 2
+    assert "There is no command and no file 'seperate': did you mean separate?" in result.output
+    assert loader.asked == []
+    song(Path("song.wav")).rename("seperate")
+    assert run("seperate").exit_code == 0
+
+
+@pytest.mark.usefixtures("loader")
+def test_the_files_are_listed_for_the_next_program() -> None:
+    result = run("song.wav")
+    assert result.stdout.splitlines() == [str(Path("separated", "htdemucs", "song", f"{name}.wav")) for name in SOURCES]
+
+
+def test_sig_is_a_name(loader: Loader) -> None:
+    assert run("-s", "955717e8", "song.wav").exit_code == 0
+    assert loader.asked == [("955717e8", None, "numba")]
+
+
+def test_what_cannot_be_written_is_found_before_the_separation(loader: Loader) -> None:
+    def fail() -> None:
+        raise AssertionError("the model ran")
+
+    loader.model.before = fail
+    Path("separated/htdemucs/song/drums.wav").mkdir(parents=True)
+    result = run("song.wav")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "Error: song.wav: separated/htdemucs/song/drums.wav: is a folder, so no stem can have its name; rename it or choose another "
+        "--filename\n",
+    )
+    result = run("--filename", "{track}/{stem}" + "x" * 300 + ".{ext}", "song.wav")
     assert result.exit_code == 1
-    assert "Error: seperate: cannot be read (no such file or directory)" in result.output
-    assert files() == stems()
+    assert "cannot be written (file name too long); choose another --filename" in result.stderr
+    assert files() == set()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="becomes another user: Linux, as root")
+def test_other_peoples_files(loader: Loader, folder: Path) -> None:
+    folder.chmod(0o755)
+    for parent in list(folder.parents)[:3]:
+        parent.chmod(0o755)
+    song(Path("secret.wav")).chmod(0o600)
+    Path("separated/htdemucs/song").mkdir(parents=True)
+    Path("separated/htdemucs").chmod(0o777)
+
+    def fail() -> None:
+        raise AssertionError("the model ran")
+
+    loader.model.before = fail
+    os.seteuid(65534)
+    try:
+        result = run("secret.wav", "song.wav")
+    finally:
+        os.seteuid(0)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        "Error: secret.wav: cannot be read (permission denied)",
+        "Error: song.wav: separated/htdemucs/song: cannot be written to (permission denied); choose another folder or free some space",
+        "2 of 2 tracks failed.",
+    ]
+
+
+@pytest.mark.usefixtures("loader")
+def test_what_a_killed_run_left_is_removed() -> None:
+    assert run("song.wav").exit_code == 0
+    old, new = (Path(f"separated/htdemucs/song/.demucs-np-{name}.part") for name in ("old", "new"))
+    old.touch()
+    new.touch()
+    os.utime(old, (0, 0))
+    assert run("song.wav").exit_code == 0
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full, setpriv and ulimit are Linux's")
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("models list >/dev/full", "Error: the output: no space left on device; "),
+        ("models list", "Error: /nobody/here: permission denied; "),
+        ("-n demo -o {folder} {folder}/song.wav", "Error: {folder}/song.wav: there is not enough memory; "),
+    ],
+)
+def test_no_tracebacks(line: str, text: str, folder: Path) -> None:
+    limit = "ulimit -v 450000; " if "memory" in text else ""
+    line, text = line.format(folder=folder), text.format(folder=folder)
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    shell = f"{limit}{sys.executable} -m demucs_np {line}"
+    if "permission" in text:
+        if os.geteuid() != 0:
+            pytest.skip("needs root, to become another user")
+        hidden = folder / "hidden"
+        hidden.mkdir(mode=0o700)
+        environment["HF_HOME"] = environment["TORCH_HOME"] = str(hidden)
+        shell = f"setpriv --reuid 65534 --clear-groups {shell}"
+        text = f"Error: {hidden}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=environment, cwd="/", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(text)
+    assert len(done.stderr.splitlines()) == 1
 
 
 # ---- the rest
@@ -347,7 +443,7 @@ def command(*args: str, **options: Any) -> subprocess.Popen[str]:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted(number: signal.Signals) -> None:
     song(Path("long.wav"), 60_000)
     with command("song.wav", "long.wav", stderr=subprocess.PIPE) as process:
@@ -359,10 +455,27 @@ def test_interrupted(number: signal.Signals) -> None:
         start = time.monotonic()
         _, errors = process.communicate(timeout=20)
     assert time.monotonic() - start < 2
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert errors == "Interrupted.\n"
     assert files() == stems()
     assert not Path("separated/htdemucs/long").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_interrupted_at_once() -> None:
+    """Whatever the moment, there is one line and no traceback."""
+    for wait in (0.06, 0.08, 0.1, 0.13, 0.16, 0.2, 0.3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from demucs_np.__main__ import run; print(flush=True); run()", "song.wav", "-n", "demo"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(wait - 0.06)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+        assert errors == "Interrupted.\n"
+        assert process.returncode == 130
 
 
 def on_a_terminal(*args: str) -> tuple[int, str]:

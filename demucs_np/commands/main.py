@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
-import signal
+import os
 import sys
 import traceback
-from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from .. import __version__
 from ..errors import DemucsError
-
-INTERRUPTED = 130
+from .interrupts import Interrupted, interruptible
 
 # name -> (module, command, what it does): a module is imported only when its command runs, so that --help is quick.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -52,39 +51,56 @@ class LazyCommands(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in COMMANDS and args[0] not in ("--help", "-h", "--version"):
+            _refuse_mistyped(args[0], ctx)
             args = ["separate", *args]
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _terminated_as_interrupt():
-                return super().invoke(ctx)
+            with interruptible():
+                result = super().invoke(ctx)
+                sys.stdout.flush()  # a full disk is found here, not when Python ends
+                return result
         except DemucsError as error:
-            if "-v" in sys.argv or "--verbose" in sys.argv:
-                traceback.print_exc()
+            _trace()
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.status)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             click.echo("Interrupted.", err=True)
-            ctx.exit(INTERRUPTED)
+            ctx.exit(error.status if isinstance(error, Interrupted) else 130)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            _trace()
+            click.echo(f"Error: {_short(error)}", err=True)
+            with contextlib.suppress(OSError):
+                sys.stdout.close()  # what could not be written is not tried again
+            ctx.exit(1)
 
 
-@contextlib.contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
-    """Let a polite `kill` clean up as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: a test, or someone who embeds the command
-        yield
+def _refuse_mistyped(word: str, ctx: click.Context) -> None:
+    """Raise UsageError for a word that is no file and nearly a command: not for a mistake is a model downloaded."""
+    if word.startswith("-") or os.path.lexists(word) or not word.isidentifier():
         return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    near = difflib.get_close_matches(word, COMMANDS, 1)
+    if near:
+        raise click.UsageError(f"There is no command and no file {word!r}: did you mean {near[0]}?", ctx)
+
+
+def _trace() -> None:
+    if "-v" in sys.argv or "--verbose" in sys.argv:
+        traceback.print_exc()
+
+
+def _short(error: Exception) -> str:
+    """One line for what no room foresaw."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for this; free some, lift the limit (`ulimit -v`), or use a smaller --segment"
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else "the output: "
+        return f"{where}{error.strerror.lower()}; give it the permission or the space it lacks, or choose another place"
+    what = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+    return f"unexpected {type(error).__name__} ({what}); -v shows where, please report it"
 
 
 @click.group(

@@ -36,6 +36,7 @@ class OneOf(click.Option):
 @click.command()
 @click.argument("tracks", nargs=-1, type=click.Path(path_type=Path, readable=False))
 @click.option("-n", "--name", default="htdemucs", show_default=True, help="Model: a published name, or the path of a .safetensors file.")
+@click.option("-s", "--sig", metavar="NAME", help="The same as -n: the signature of a single model.")
 @click.option("--repo", type=click.Path(path_type=Path), help="Folder with models (.safetensors, .th) and bags (.yaml), for use with -n.")
 @click.option(
     "-o", "--out", default="separated", show_default=True, type=click.Path(path_type=Path),
@@ -79,6 +80,7 @@ class OneOf(click.Option):
 def separate(
     tracks: tuple[Path, ...],
     name: str,
+    sig: str | None,
     repo: Path | None,
     out: Path,
     filename: str,
@@ -126,6 +128,7 @@ def separate(
     from ..separation.apply import Options
     from ..separation.separator import model_folder
 
+    name = sig or name
     folder = out / model_folder(name)
     settings = Job(
         "track.wav", str(folder), name, str(repo) if repo else None, backend,
@@ -199,6 +202,9 @@ class _Run:
             return
         self._claims.add(job)
         self._bar.line(f"{self._bar.title}: {', '.join(result.files)} in {self._bar.elapsed()}")
+        if not (sys.stdout.isatty() and sys.stderr.isatty()):  # for the next program, or for a log
+            for file in result.files.values():
+                click.echo(file.path)
 
     def _fail(self, error: str, trace: str) -> None:
         self.failed += 1

@@ -6,6 +6,8 @@ import shutil
 import time
 from typing import TYPE_CHECKING, TextIO
 
+from .interrupts import check
+
 if TYPE_CHECKING:
     from ..separation.apply import Event
 
@@ -36,6 +38,7 @@ class Bar:
         self._started = time.monotonic()
 
     def __call__(self, event: Event) -> None:
+        check()
         now = time.monotonic()
         if not self._on or (event.done not in (0, event.total) and now - self._drawn < INTERVAL):
             return

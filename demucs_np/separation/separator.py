@@ -19,6 +19,7 @@ from ..models.bag import BagOfModels, Model
 from ..threads import use_threads
 from . import apply
 from .apply import ArraySource, Event, Options, Progress, Source
+from .targets import check_targets
 
 OtherMethod = Literal["add", "minus", "none"]
 WAV_16 = Encoding()
@@ -114,21 +115,23 @@ class Separator:
         With `two_stems` that stem is written, and its counterpart: "add" also
         writes `no_X`, the sum of the other stems, "minus" `minus_X`, the track without the stem, "none" nothing more.
 
-        The stems wait on disk, in `folder`, for their peak to be known. Files appear complete or not at all.
+        The stems wait on disk, in `folder`, for their peak to be known. Files appear complete or not at all; that they can be written is
+        checked before the track is read.
         """
         path, folder = Path(path), Path(folder)
         outputs = Outputs.choose(self.model, self.stems, two_stems, other_method)
         targets = output_paths(path, folder, filename, outputs.names, encoding.format)
         self.options.check(self.model)
         with _folders(folder) as folders, contextlib.ExitStack() as stack:
+            for target in targets.values():
+                folders.make(target.parent)
+            check_targets(targets.values())
             with _writable(folder):
                 origin = stack.enter_context(Spool(self.audio_channels, folder))
                 moments = Moments()
                 for block in self._read(path):
                     origin.append(block)
                     moments.update(block)
-            for target in targets.values():
-                folders.make(target.parent)
             with _writable(folder):
                 spools = [stack.enter_context(Spool(self.audio_channels, folder)) for _ in outputs.names]
             for start, block in self._stems(origin, moments, outputs.computed, str(path)):
