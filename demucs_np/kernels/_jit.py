@@ -13,11 +13,17 @@ from numba.np import arrayobj
 
 # NUMBA_DISABLE_JIT=1: kernels run as Python, for debuggers and coverage
 DISABLED = bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]
-# Code for a forced vector width must not be found later by a process that does not force it.
-CACHE = not (os.environ.get("DEMUCS_NP_LANES") or os.environ.get("DEMUCS_NP_FMA"))
+# What forces other code: vector width, fused multiply-add, register blocks, reordered sums. None of it must be found in the cache later
+# by a process that does not force it.
+FORCED = ("DEMUCS_NP_LANES", "DEMUCS_NP_FMA", "DEMUCS_NP_ROWS", "DEMUCS_NP_REASSOC")
+CACHE = not any(os.environ.get(name) for name in FORCED)
 
 SUMS = {"reassoc", "nsz", "contract"}  # sums may be split into vector lanes; NaN and infinity keep their meaning (no nnan, ninf)
 EXACT = {"nsz", "contract"}  # for functions whose rounding tricks rely on the order of operations
+if os.environ.get("DEMUCS_NP_FMA") == "0":  # else LLVM would fuse again what the matrix product does not
+    SUMS, EXACT = SUMS - {"contract"}, EXACT - {"contract"}
+if os.environ.get("DEMUCS_NP_REASSOC") == "0":
+    SUMS = SUMS - {"reassoc"}
 
 Function = Callable[..., Any]
 

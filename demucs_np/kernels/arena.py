@@ -39,6 +39,12 @@ class Arena:
         """A float64 array of `size` elements."""
         return self.take(2 * size).view(np.float64)
 
+    def base(self) -> np.ndarray:
+        """The first slab, from which everything is taken while it has room."""
+        if not self._slabs:
+            self.give(self.take(1))
+        return self._slabs[0]
+
     def give(self, array: np.ndarray) -> None:
         """The buffer that `array` is, in any shape, may be handed out again; arrays that are not from here are left alone."""
         place = self._taken.pop(array.ctypes.data, None)

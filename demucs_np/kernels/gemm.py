@@ -44,7 +44,8 @@ def _host() -> tuple[int, bool]:
 LANES, FMA = _host()
 HALF, PANEL = LANES // 2, 2 * LANES
 # Rows per register block, largest first. 32 registers hold 12x2 accumulators, 16 registers 6x2.
-ROWS = (12, 4) if LANES == 16 else (6, 2)
+# DEMUCS_NP_ROWS=4,2 forces others: engines of WebAssembly hold about 15 vectors.
+ROWS = tuple(int(rows) for rows in os.environ.get("DEMUCS_NP_ROWS", "12,4" if LANES == 16 else "6,2").split(","))
 
 
 def _micro_kernel(mr: int, lanes: int, vectors: int) -> Any:

@@ -6,10 +6,12 @@ own part of the output: the bits are the same for any number of threads. A kerne
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -103,8 +105,35 @@ _pools: dict[int, Pool] = {}
 _pools_lock = threading.Lock()
 
 
-def pool() -> Pool:
-    """The pool of `current_threads()` threads."""
+_instead = threading.local()
+
+
+@contextlib.contextmanager
+def recording(recorder: Any) -> Iterator[None]:
+    """Within the block, operations of this Python thread are given to `recorder.run`, which has the arguments of `Pool.run`."""
+    before = getattr(_instead, "recorder", None)
+    _instead.recorder = recorder
+    try:
+        yield
+    finally:
+        _instead.recorder = before
+
+
+def _forget_pools() -> None:
+    """A forked child has none of its parent's threads, and perhaps its locks as another thread held them."""
+    global _pools_lock
+    _pools.clear()
+    _pools_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pools)
+
+
+def pool() -> Any:
+    """The pool of `current_threads()` threads, or what stands in for it."""
+    if (recorder := getattr(_instead, "recorder", None)) is not None:
+        return recorder
     threads = current_threads()
     with _pools_lock:
         if threads not in _pools:

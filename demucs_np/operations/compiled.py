@@ -23,6 +23,12 @@ class CompiledOperations(NumpyOperations):
     def __init__(self) -> None:
         self._local = threading.local()
 
+    def __getstate__(self) -> dict[str, object]:
+        return {}  # buffers stay where they are
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self._local = threading.local()
+
     @property
     def arena(self) -> Arena:
         if not hasattr(self._local, "arena"):
