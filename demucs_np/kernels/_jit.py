@@ -50,7 +50,8 @@ def exact(function: Function) -> Function:
 
 
 def _once(dispatcher: Any) -> Function:
-    """Compile once for an argument's type, and not again for each constant given in its place: that is a third of the first run."""
+    """Compile once for each type of argument. Numba would compile again for each literal (0, False) in an argument's place: a third of the
+    time that the first run takes."""
     if not DISABLED:
         resolve = dispatcher.get_call_template
 

@@ -1,5 +1,5 @@
-"""Reused buffers. A segment takes and gives back the same sizes in the same order, so after the first one no memory is touched that was
-not touched before: fresh memory costs page faults, which do not get faster with threads."""
+"""Reused buffers. Every segment takes and gives back the same sizes in the same order, so all but the first find memory that is already
+in use by the process: fresh memory costs page faults, which do not get faster with threads."""
 
 from __future__ import annotations
 

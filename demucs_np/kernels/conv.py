@@ -205,8 +205,9 @@ def _gather_scaled(x, row, C, position, span, stats, out):
         out[i * (C + 2) + C + 1] = -mean * inverse
 
 
-# What follows works on M rows of `columns` results in z, `ldc` apart from `at` on. In `out` they are `pitch` apart from `place` on, and
-# what lies outside is dropped. Many rows to a call: a loop over the 48 numbers of one would take longer to set up than to run.
+# The functions below work on M rows of `columns` results that lie in z, from `at` on and `ldc` apart. Their places in `out` are `pitch`
+# apart from `place` on; what would lie outside of `out` is dropped. A call is for many rows, because setting up a loop over the 48 numbers
+# of a single row would take longer than the loop.
 
 
 @inline
