@@ -23,3 +23,17 @@ class ModelError(DemucsError):
 
 class WeightsError(ModelError):
     """A weights file that is truncated, foreign, or does not hold exactly the tensors its model needs."""
+
+
+class AudioWarning(UserWarning):
+    """An audio file was not read, or a stem not written, just as it is: what was kept, or changed."""
+
+
+def reason_of(error: BaseException) -> str:
+    """What went wrong, as a part of a sentence."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    text = str(getattr(error, "error_string", "") or error or type(error).__name__)
+    if "SF_INFO struct incomplete" in text:  # what libsndfile says to a header with 0 Hz
+        return "its header gives no sample rate"
+    return text.strip(" .").lower()

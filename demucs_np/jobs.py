@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from . import weights
-from .audio import ClipMode, Encoding, reason_of
+from .audio import ClipMode, Encoding, Note, reason_of
 from .errors import AudioError, DemucsError, UsageError
 from .machine import peak_memory
 from .models.bag import BagOfModels, Model
@@ -31,7 +31,7 @@ TEMPLATE = "{track}/{stem}.{ext}"
 class Job:
     """One track to separate. `model`, `repo` and `backend` are those of `load_model`, the rest those of `Separator.separate_to_files`."""
 
-    track: str  # path of the audio file
+    track: str  # path of the audio file; "-": standard input
     folder: str  # where `filename` begins
     model: str = "htdemucs"
     repo: str | None = None
@@ -44,6 +44,7 @@ class Job:
     encoding: Encoding = Encoding()  # noqa: RUF009 - frozen
     clip: ClipMode = "rescale"
     threads: int | None = None  # None: all cores
+    stream: int | None = None  # of a file with several audio streams, counted from 1; None: its default one
 
     def key(self) -> Path:
         """The same for jobs that would write the same files. Raises UsageError for a template that cannot name files."""
@@ -71,6 +72,7 @@ class Result:
     files: dict[str, Written] = field(default_factory=dict)  # by stem
     error: str = ""  # one line that begins with the track
     trace: str = ""  # the traceback behind it
+    notes: tuple[str, ...] = ()  # what the user should know though it was done: what of a damaged file was kept
 
 
 _models: OrderedDict[tuple[object, ...], Model | BagOfModels] = OrderedDict()
@@ -119,6 +121,8 @@ def prepare(job: Job) -> list[str]:
 def check_track(track: str | Path) -> None:
     """Raise AudioError for what is no readable file, before anything is loaded for it. What is in it is seen when it is read."""
     path = Path(track)
+    if str(track) == "-":
+        return
     if path.is_dir():
         raise AudioError(f"{track}: is a folder, not an audio file; name the files in it")
     try:
@@ -131,15 +135,17 @@ def check_track(track: str | Path) -> None:
 
 def run_job(job: Job, progress: Progress | None = None) -> Result:
     """Do it. What goes wrong is told by the result; only an interruption (KeyboardInterrupt, SystemExit) is raised."""
-    began = time.monotonic()
+    began, notes = time.monotonic(), list[str]()
     try:
-        files = {stem: _written(path) for stem, path in _separate(job, progress).items()}
+        files = {stem: _written(path) for stem, path in _separate(job, progress, notes.append).items()}
     except Exception as error:
-        return Result(job, "failed", time.monotonic() - began, peak_memory(), {}, describe(error, job.track), traceback.format_exc())
-    return Result(job, "done", time.monotonic() - began, peak_memory(), files)
+        return Result(
+            job, "failed", time.monotonic() - began, peak_memory(), {}, describe(error, job.track), traceback.format_exc(), tuple(notes)
+        )
+    return Result(job, "done", time.monotonic() - began, peak_memory(), files, notes=tuple(notes))
 
 
-def _separate(job: Job, progress: Progress | None) -> dict[str, Path]:
+def _separate(job: Job, progress: Progress | None, note: Note) -> dict[str, Path]:
     check_track(job.track)
     options = job.options
     separator = Separator(
@@ -148,7 +154,7 @@ def _separate(job: Job, progress: Progress | None) -> dict[str, Path]:
     )  # fmt: skip
     return separator.separate_to_files(
         job.track, job.folder, filename=job.filename, two_stems=job.two_stems, other_method=job.other_method, encoding=job.encoding,
-        clip=job.clip,
+        clip=job.clip, track=job.stream, note=note,
     )  # fmt: skip
 
 

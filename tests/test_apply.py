@@ -10,8 +10,9 @@ import pytest
 from fakes import SOURCES, FakeModel
 
 from demucs_np import AudioError, BagOfModels, Event, ModelError, UsageError, apply_model
+from demucs_np.audio import ArraySource
 from demucs_np.kernels import tiles
-from demucs_np.separation.apply import ArraySource, Options, blocks
+from demucs_np.separation.apply import Options, blocks
 from demucs_np.threads import use_threads
 
 SEGMENT = 400  # samples of a fake model's segment

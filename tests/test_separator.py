@@ -14,7 +14,7 @@ from fakes import SOURCES, FakeModel
 from files import BAD, float_wav, music, song
 
 from demucs_np import AudioError, BagOfModels, Event, ModelError, Separator, UsageError, apply_model, audio
-from demucs_np.audio import Encoding
+from demucs_np.audio import Encoding, source
 from demucs_np.kernels.resample import resample
 from demucs_np.separation import separator
 from demucs_np.separation.separator import Moments, model_folder, output_paths
@@ -76,6 +76,8 @@ def test_silence_is_separated_into_silence() -> None:
         (np.zeros((2, 100), np.int16), 1000, "of int16, but must be floats"),
         (np.zeros((2, 0), np.float32), 1000, "holds no samples"),
         (np.zeros((0, 2), np.float32), 1000, "holds no samples"),
+        (np.zeros((44100, 2), np.float32), 1000, r"has shape \(44100, 2\), which is 44100 channels of 2 samples.*transpose it"),
+        (np.zeros((40, 3), np.float32), 1000, r"which is 40 channels of 3 samples.*transpose it"),
         (np.zeros((2, 1), np.float32), 1000, "has 1 samples at 1000 Hz, too few"),
         (np.zeros((2, 100), np.float32), 0, "its sample rate is 0 Hz"),
         (np.zeros((2, 100), np.float32), 44.1, "its sample rate is 44.1 Hz"),
@@ -90,7 +92,7 @@ def test_arrays_that_cannot_be_separated(wav: np.ndarray, samplerate: float, tex
 
 @pytest.mark.parametrize("block", [audio.BLOCK, 333])
 def test_files_hold_what_the_arrays_hold(tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio, "BLOCK", block)
+    monkeypatch.setattr(source, "BLOCK", block)
     path = song(tmp_path / "song.wav", 2500, samplerate=1300)
     sep = Separator(FakeModel(), shifts=2)
     written = sep.separate_to_files(path, tmp_path / "out", encoding=Encoding("wav", 32))

@@ -52,6 +52,9 @@ class OneOf(click.Option):
     "--other-method", type=click.Choice(["none", "add", "minus"]), default="add", show_default=True,
     help="With --two-stems: no_STEM is the sum of the other stems (add), minus_STEM the track without the stem (minus), or nothing.",
 )  # fmt: skip
+@click.option(
+    "--track", "stream", metavar="N", type=click.IntRange(min=1), help="Which audio stream of a file with several.  [its default]"
+)
 @click.option("--shifts", default=1, show_default=True, type=click.IntRange(min=0), help="Average so many passes with random delays.")
 @click.option("--seed", default=0, show_default=True, help="For the random delays: the same seed gives the same files.")
 @click.option("--overlap", default=0.25, show_default=True, type=click.FloatRange(0, 1, max_open=True), help="Part of a segment.")
@@ -87,6 +90,7 @@ def separate(
     stems: str | None,
     two_stems: str | None,
     other_method: OtherMethod,
+    stream: int | None,
     shifts: int,
     seed: int,
     overlap: float,
@@ -106,7 +110,7 @@ def separate(
     list_models: bool,
     verbose: bool,
 ) -> None:
-    """Separate TRACKS into stems: OUT/NAME/TRACK/STEM.wav for each.
+    """Separate TRACKS into stems: OUT/NAME/TRACK/STEM.wav for each. "-" is standard input.
 
     The options are those of the `demucs` command. The exit status is 1 if a track failed (the others are done all the same), and 2
     for options that are wrong.
@@ -140,6 +144,7 @@ def separate(
         encoding=Encoding("mp3" if mp3 else "flac" if flac else "wav", 24 if int24 else 32 if float32 and not flac else 16, mp3_bitrate),
         clip=clip_mode,
         threads=threads,
+        stream=stream,
     )  # fmt: skip
     bar = Bar(sys.stderr)
     if device != "cpu":
@@ -197,6 +202,9 @@ class _Run:
         except BaseException:
             self._bar.clear()
             raise
+        for note in result.notes:
+            self._bar.clear()
+            click.echo(f"Note: {note}", err=True)
         if result.status == "failed":
             self._fail(result.error, result.trace)
             return

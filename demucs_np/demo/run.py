@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..audio import reason_of, write
+from ..audio import ArraySource, reason_of, write
 from ..errors import AudioError
-from ..separation.apply import ArraySource, Progress
+from ..separation.apply import Progress
 from ..separation.separator import Separator
 from ..weights import catalog
 from .sdr import sdr

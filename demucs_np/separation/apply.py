@@ -16,6 +16,7 @@ from typing import TypeAlias, cast
 
 import numpy as np
 
+from ..audio.source import ArraySource
 from ..errors import AudioError, UsageError
 from ..models.bag import BagOfModels, Model
 from .windows import Block, Chunk, Member, Run, View, Windows, one_window, stride_of, whole_windows
@@ -35,20 +36,6 @@ class Event:
 
 
 Progress: TypeAlias = Callable[[Event], object]
-
-
-class ArraySource:
-    """An array in memory as a `Source`."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self._array = array
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._array.shape
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        return self._array[..., start:stop]
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from typing import Literal
 import numpy as np
 
 from .. import audio
-from ..audio import ClipMode, Encoding, Spool
-from ..errors import AudioError, DemucsError, ModelError, UsageError
+from ..audio import BLOCK, ArraySource, ClipMode, Encoding, Note, Source, Spool, warn
+from ..errors import AudioError, DemucsError, ModelError, UsageError, reason_of
 from ..kernels.resample import resample
 from ..models.bag import BagOfModels, Model
 from ..threads import use_threads
 from . import apply
-from .apply import ArraySource, Event, Options, Progress, Source
+from .apply import Event, Options, Progress
 from .targets import check_targets
 
 OtherMethod = Literal["add", "minus", "none"]
@@ -73,13 +73,13 @@ class Separator:
         """Channels of the stems and of the origin."""
         return self.model.audio_channels
 
-    def separate_audio_file(self, path: str | Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Read a file and separate it.
+    def separate_audio_file(self, path: str | Path, *, track: int | None = None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Read a file and separate it; `track` chooses one of several audio streams, counted from 1 (None: the default one).
 
         Returns the track as the model hears it, float32 (channels, samples) at the model's rate, and stem -> float32 (channels, samples).
         Raises AudioError for a file that cannot be read or separated.
         """
-        with contextlib.closing(self._read(Path(path))) as parts:
+        with contextlib.closing(self._read(Path(path), track)) as parts:
             wav = np.concatenate(list(parts), axis=1)
         return wav, self._separate_in_memory(wav, str(path))
 
@@ -92,6 +92,7 @@ class Separator:
         audio.check_rate(samplerate, name)
         if 0 in wav.shape:
             raise AudioError(f"{name}: holds no samples")
+        audio.check_layout(wav.shape, name)
         wav = np.ascontiguousarray(wav, np.float32)
         audio.check_finite(wav, name, 0, int(samplerate))
         with use_threads(self.threads):
@@ -108,12 +109,17 @@ class Separator:
         other_method: OtherMethod = "add",
         encoding: Encoding = WAV_16,
         clip: ClipMode = "rescale",
+        track: int | None = None,
+        note: Note = warn,
     ) -> dict[str, Path]:
         """Separate a file of any length into files below `folder`, in bounded memory; returns stem -> the file written.
 
         `filename` may hold {parent} (the name of the track's folder), {track}, {trackext}, {stem} and {ext}.
         With `two_stems` that stem is written, and its counterpart: "add" also
         writes `no_X`, the sum of the other stems, "minus" `minus_X`, the track without the stem, "none" nothing more.
+
+        "-" is standard input; `track` chooses one of several audio streams, counted from 1 (None: the default one).
+        `note` is told what of a damaged file is kept.
 
         The stems wait on disk, in `folder`, for their peak to be known. Files appear complete or not at all; that they can be written is
         checked before the track is read.
@@ -129,7 +135,7 @@ class Separator:
             with _writable(folder):
                 origin = stack.enter_context(Spool(self.audio_channels, folder))
                 moments = Moments()
-                for block in self._read(path):
+                for block in self._read(path, track, note):
                     origin.append(block)
                     moments.update(block)
             with _writable(folder):
@@ -145,10 +151,10 @@ class Separator:
             self._tell(Event("write", len(spools), len(spools), 0.0))
         return targets
 
-    def _read(self, path: Path) -> Generator[np.ndarray, None, None]:
+    def _read(self, path: Path, number: int | None, note: Note = warn) -> Generator[np.ndarray, None, None]:
         """The file's samples as the model wants them."""
-        with audio.open_track(path) as track:
-            total, done = math.ceil(track.samples * self.samplerate / track.samplerate), 0
+        with audio.open_track(path, number, note) as track:
+            total, done = math.ceil((track.samples or 0) * self.samplerate / track.samplerate), 0
             self._tell(Event("read", 0, total, None))
             with contextlib.closing(audio.read_blocks(track, self.samplerate, self.audio_channels, self.model.backend)) as parts:
                 while True:
@@ -163,8 +169,8 @@ class Separator:
     def _separate_in_memory(self, wav: np.ndarray, name: str) -> dict[str, np.ndarray]:
         names = apply.wanted_stems(self.model, self.stems)
         moments = Moments()
-        for start in range(0, wav.shape[1], audio.BLOCK):
-            moments.update(wav[:, start : start + audio.BLOCK])
+        for start in range(0, wav.shape[1], BLOCK):
+            moments.update(wav[:, start : start + BLOCK])
         out = np.empty((len(names), *wav.shape), np.float32)
         for start, block in self._stems(ArraySource(wav), moments, names, name):
             out[..., start : start + block.shape[-1]] = block
@@ -268,7 +274,7 @@ class Outputs:
 
 def output_paths(track: Path, folder: Path, filename: str, names: Sequence[str], ext: str) -> dict[str, Path]:
     """Stem -> file, from the template. Raises UsageError if stems would overwrite each other or the track."""
-    head, _, tail = track.name.rpartition(".")
+    head, _, tail = ("stdin", "", "") if str(track) == "-" else track.name.rpartition(".")
     if head in ("", ".", ".."):  # no name for a folder: `...wav` would put its stems outside
         head = track.name
     fields = {"parent": track.absolute().parent.name, "track": head, "trackext": tail, "ext": ext}
@@ -328,4 +334,4 @@ def _writable(folder: Path) -> Iterator[None]:
     except DemucsError:
         raise
     except OSError as error:
-        raise AudioError(f"{folder}: cannot be written to ({audio.reason_of(error)}); choose another folder or free some space") from error
+        raise AudioError(f"{folder}: cannot be written to ({reason_of(error)}); choose another folder or free some space") from error

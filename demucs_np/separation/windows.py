@@ -11,27 +11,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
+from ..audio.source import Source as Source
 from ..errors import ModelError, UsageError
 from ..models.bag import Model, fills_segment, weighted_average
 from ..threads import use_threads
 
 Block: TypeAlias = tuple[int, np.ndarray]  # the first sample's number, and float32 (batch, stems, channels, samples)
 Loudness: TypeAlias = tuple[np.float32, np.float32]  # mean, and standard deviation
-
-
-class Source(Protocol):
-    """A track that can be read anywhere: an array, or a file. One that is still growing has an attribute `ended`, False so far."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(channels, samples) or (batch, channels, samples)."""
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Samples start ... stop - 1, all within the track, as float32 (..., channels, stop - start)."""
 
 
 @dataclass(frozen=True)

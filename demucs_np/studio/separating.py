@@ -60,7 +60,7 @@ class Separation:
         moments = Moments()
         tell("reading", 0.0, None, 0)
         with audio.open_track(self.source) as track:
-            total = math.ceil(track.samples * model.samplerate / track.samplerate)
+            total = math.ceil((track.samples or 0) * model.samplerate / track.samplerate)
             for block in audio.read_blocks(track, model.samplerate, model.audio_channels, model.backend):
                 origin.append(block)
                 moments.update(block)

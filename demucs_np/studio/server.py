@@ -286,7 +286,8 @@ def _add(studio: Studio, folder: Path, name: str) -> Track:
     path = folder / "original"
     try:
         with open_track(path) as track:
-            samples, rate, channels = track.samples, track.samplerate, track.channels
+            rate, channels = track.samplerate, track.channels
+            samples = sum(block.shape[1] for block in track.blocks()) if track.samples is None else track.samples
         if samples <= 0:
             raise UsageError("the file holds no samples; export it again")
     except DemucsError as error:

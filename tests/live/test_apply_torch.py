@@ -20,9 +20,8 @@ from fakes import SOURCES, FakeModel
 from files import music, song
 
 from demucs_np import BagOfModels, Separator, apply_model, audio
-from demucs_np.audio import Encoding
+from demucs_np.audio import ArraySource, Encoding
 from demucs_np.kernels.resample import resample
-from demucs_np.separation.apply import ArraySource
 
 pytestmark = pytest.mark.torch
 

@@ -1,0 +1,113 @@
+"""Decode with libsndfile: WAV, FLAC, OGG, MP3, AIFF, CAF, AU and others."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import soundfile
+
+from ..errors import AudioError, reason_of
+from . import source
+from .decoder import Undecodable
+from .parts import Part, has_parts, parts_of
+from .window import Window
+
+STEP = 8192  # frames of a FLAC that are read at a time: those before a damaged place in the same step are lost
+ENDLESS = 0x7FFF_0000  # bytes; who writes into a pipe and does not know the length says that, or more
+
+
+class Sndfile:
+    """A `Decoder`."""
+
+    def __init__(self, open_: Callable[[], soundfile.SoundFile], skip: int = 0, told: int = 0) -> None:
+        file = open_()
+        self._open, self._file, self._skip, self._told = open_, file, skip, told
+        self.samplerate = int(file.samplerate)
+        self.channels = int(file.channels)
+        self.samples = int(file.frames) if file.frames < 1 << 60 else None  # a FLAC that was written into a pipe
+        self._step = STEP if file.format == "FLAC" else source.BLOCK
+        self._position = 0
+        if skip:
+            self.read(skip)
+            self._step = STEP if file.format == "FLAC" else source.BLOCK
+        self._position = 0
+            self.samples = None if self.samples is None else self.samples - skip
+
+    def read(self, size: int) -> np.ndarray:
+        parts: list[np.ndarray] = [np.empty((0, self.channels), np.float32)]
+        left = size
+        while left:
+            try:
+                part = self._file.read(min(left, self._step), dtype="float32", always_2d=True)
+            except (soundfile.SoundFileError, OSError) as error:
+                if len(parts) == 1:
+                    raise Undecodable(reason_of(error)) from error
+                break  # it will fail again at the next call
+            if len(part) == 0:
+                break
+            parts.append(part)
+            left -= len(part)
+        self._position += size - left
+        return parts[1] if len(parts) == 2 else np.concatenate(parts)
+
+    def damage(self) -> str:
+        """libsndfile shortens a track without a word where the file is shorter than its header says; its log tells."""
+        if self._told > self._position:
+            return f"the file ends early: its header says {self._told / self.samplerate:.1f} s"
+        found = re.search(r"^(data|SSND) *: *(\d+) \(should be (\d+)\)", self._file.extra_info, re.MULTILINE)
+        if found is None or not int(found[3]) < int(found[2]) < ENDLESS:
+            return ""
+        seconds = int(found[2]) / max(1, int(found[3])) * self._position / self.samplerate
+        return f"the file ends early: its header says {seconds:.1f} s"
+
+
+class Joined:
+    """A `Decoder` of several parts, one after the other."""
+
+    def __init__(self, parts: list[Sndfile], name: str) -> None:
+        self._parts = parts
+        self.samplerate, self.channels = parts[0].samplerate, parts[0].channels
+        for part in parts:
+            if (part.samplerate, part.channels) != (self.samplerate, self.channels):
+                raise AudioError(
+                    f"{name}: is {len(parts)} files in one, which change from {self.samplerate} Hz and {self.channels} channels to "
+                    f"{part.samplerate} Hz and {part.channels}; save it again as one WAV or FLAC file, or separate its parts"
+                )
+        lengths = [part.samples for part in parts]
+        self.samples = None if None in lengths else sum(length for length in lengths if length is not None)
+        self._at = 0
+
+    def read(self, size: int) -> np.ndarray:
+        while self._at < len(self._parts):
+            frames = self._parts[self._at].read(size)
+            if len(frames):
+                return frames
+            self._at += 1
+        return np.empty((0, self.channels), np.float32)
+
+    def damage(self) -> str:
+        return next((damage for part in self._parts if (damage := part.damage())), "")
+
+
+@contextlib.contextmanager
+def open_sndfile(location: str, name: str) -> Iterator[Sndfile | Joined]:
+    """Raises Undecodable if libsndfile does not know it, AudioError for joined files of different rates or channels."""
+    with contextlib.ExitStack() as stack:
+
+        def opener(part: Part | None) -> Callable[[], soundfile.SoundFile]:
+            # by the name, soundfile takes "x.raw" for samples without a header
+            named = part is None and not location.lower().endswith(".raw")
+            window = (part.start, part.stop, part.head) if part else (0, None, b"")
+            return lambda: stack.enter_context(soundfile.SoundFile(location if named else Window(file, *window)))
+
+        try:
+            file = stack.enter_context(open(location, "rb"))
+            # read, not mapped: a file that another program cuts meanwhile would end this one
+            parts = parts_of(start + file.read(), name) if has_parts(start := file.read(4)) else []
+            decoders = [Sndfile(opener(part), part.skip, part.told) for part in parts] or [Sndfile(opener(None))]
+        except (soundfile.SoundFileError, OSError, ValueError) as error:
+            raise Undecodable(reason_of(error)) from error
+        yield decoders[0] if len(decoders) == 1 else Joined(decoders, name)

@@ -1,0 +1,85 @@
+"""A track that can be read anywhere: an array in memory, or a file without a name on disk."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import IO, Protocol
+
+import numpy as np
+
+BLOCK = 1 << 18  # samples that are read, converted or written at a time
+
+
+class Source(Protocol):
+    """A track that can be read anywhere: an array, or a file. One that is still growing has an attribute `ended`, False so far."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(channels, samples) or (batch, channels, samples)."""
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Samples start ... stop - 1, all within the track, as float32 (..., channels, stop - start)."""
+
+
+class ArraySource:
+    """An array in memory as a `Source`."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._array.shape
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return self._array[..., start:stop]
+
+
+class Spool:
+    """A track on disk, as raw float32 frames in a file without a name that vanishes when it is closed, whatever happens.
+
+    A `Source`: shape (channels, samples). `peak` is the largest magnitude.
+    """
+
+    def __init__(self, channels: int, folder: str | Path) -> None:
+        self.channels = channels
+        self.samples = 0
+        self.peak = np.float32(0)
+        self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder, prefix=".demucs-np-", buffering=0)  # noqa: SIM115
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.channels, self.samples
+
+    def append(self, block: np.ndarray) -> None:
+        """Add float32 (channels, samples). Raises OSError if the disk is full."""
+        if block.size == 0:
+            return
+        self.peak = np.maximum(self.peak, np.abs(block).max())
+        self._file.seek(0, os.SEEK_END)
+        data = np.ascontiguousarray(block.T).data.cast("B")
+        while len(data):  # an unbuffered file may take less than all
+            data = data[self._file.write(data) :]
+        self.samples += block.shape[1]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        frames = np.empty((stop - start, self.channels), np.float32)
+        self._file.seek(start * self.channels * frames.itemsize)
+        data = frames.data.cast("B") if frames.size else memoryview(b"")
+        while len(data):
+            count = self._file.readinto(data)  # type: ignore[attr-defined]
+            if not count:
+                raise OSError("a temporary file has lost its end")
+            data = data[count:]
+        return np.ascontiguousarray(frames.T)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
