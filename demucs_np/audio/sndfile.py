@@ -19,6 +19,13 @@ STEP = 8192  # frames of a FLAC that are read at a time: those before a damaged 
 ENDLESS = 0x7FFF_0000  # bytes; who writes into a pipe and does not know the length says that, or more
 
 
+class Forward(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is only read on. python-soundfile seeks after each read, to where it is; in an MP3 that garbles the next frame."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 class Sndfile:
     """A `Decoder`."""
 
@@ -32,8 +39,7 @@ class Sndfile:
         self._position = 0
         if skip:
             self.read(skip)
-            self._step = STEP if file.format == "FLAC" else source.BLOCK
-        self._position = 0
+            self._position = 0
             self.samples = None if self.samples is None else self.samples - skip
 
     def read(self, size: int) -> np.ndarray:
@@ -101,7 +107,7 @@ def open_sndfile(location: str, name: str) -> Iterator[Sndfile | Joined]:
             # by the name, soundfile takes "x.raw" for samples without a header
             named = part is None and not location.lower().endswith(".raw")
             window = (part.start, part.stop, part.head) if part else (0, None, b"")
-            return lambda: stack.enter_context(soundfile.SoundFile(location if named else Window(file, *window)))
+            return lambda: stack.enter_context(Forward(location if named else Window(file, *window)))
 
         try:
             file = stack.enter_context(open(location, "rb"))
