@@ -132,11 +132,11 @@ def test_a_flac_that_was_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     whole = encode(tmp_path / "a.flac", 44100, 2, "-c:a", "flac", "-sample_fmt", "s16", seconds=10).read_bytes()
     path = tmp_path / "cut.flac"
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.warns(AudioWarning, match=r"cut\.flac: is damaged \(ffmpeg: .*\); the [45]\.\d s of 10\.0 s that can be decoded are kept"):
+    with pytest.warns(AudioWarning, match=r"cut\.flac: is damaged \(.*\); the [45]\.\d s.* that can be decoded are kept"):
         kept = read(path)[0]
     assert np.array_equal(kept, decode(wav, 2)[:, : kept.shape[1]])
     monkeypatch.setenv("PATH", "")
-    with pytest.warns(AudioWarning, match=r"is damaged \(.*flac.*\); the [45]\.\d s of 10\.0 s that can be decoded are kept"):
+    with pytest.warns(AudioWarning, match=r"is damaged \(.*\); the [45]\.\d s.* that can be decoded are kept"):
         alone = read(path)[0]
     assert kept.shape[1] - 8192 - 4608 < alone.shape[1] <= kept.shape[1]
     assert np.array_equal(alone, kept[:, : alone.shape[1]])

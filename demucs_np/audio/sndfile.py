@@ -61,8 +61,9 @@ class Sndfile:
 
     def damage(self) -> str:
         """libsndfile shortens a track without a word where the file is shorter than its header says; its log tells."""
-        if self._told > self._position:
-            return f"the file ends early: its header says {self._told / self.samplerate:.1f} s"
+        told = max(self._told, self.samples or 0 if self._file.format == "FLAC" else 0)
+        if told > self._position:
+            return f"the file ends early: its header says {told / self.samplerate:.1f} s"
         found = re.search(r"^(data|SSND) *: *(\d+) \(should be (\d+)\)", self._file.extra_info, re.MULTILINE)
         if found is None or not int(found[3]) < int(found[2]) < ENDLESS:
             return ""
