@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .models.taps import trace
     from .separation.apply import Event, apply_model
     from .separation.separator import Separator
+    from .separation.stream import Stream
     from .weights import load_model
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ __all__ = [
     "Event",
     "ModelError",
     "Separator",
+    "Stream",
     "UsageError",
     "WeightsError",
     "__version__",
@@ -38,6 +40,7 @@ _HOMES = {
     "BagOfModels": ".models.bag",
     "Event": ".separation.apply",
     "Separator": ".separation.separator",
+    "Stream": ".separation.stream",
     "apply_model": ".separation.apply",
     "load_model": ".weights",
     "trace": ".models.taps",

@@ -102,7 +102,7 @@ class Resampler:
         divisor = math.gcd(old_rate, new_rate)
         self.old, self.new = old_rate // divisor, new_rate // divisor
         self._table = taps(self.old, self.new) if self.old != self.new else np.ones((1, 1), np.float32)
-        self._width = self._table.shape[1] // 2
+        self._width = int(self._table.shape[1]) // 2
         self._filter = _filter_reference if backend == "numpy" else _filter
         self._buffer = np.empty((0, 0), np.float32)  # padded input that later outputs still need
         self._base = 0  # position of its first sample in the padded input
@@ -120,17 +120,29 @@ class Resampler:
         self._buffer = np.concatenate([self._buffer, x], axis=1)
         # the last output whose window ends within the buffer: n * old // new + width of the window <= base + size
         last = self._base + self._buffer.shape[1] - self._table.shape[1]
-        return self._send(((last + 1) * self.new - 1) // self.old + 1 if last >= 0 else 0)
+        known = ((last + 1) * self.new - 1) // self.old + 1 if last >= 0 else 0
+        return self._send(min(known, self.new * self._received // self.old))
 
-    def finish(self) -> np.ndarray:
-        """Take the end of the signal. In all, `new * samples // old` samples have then been returned."""
+    @property
+    def lookahead(self) -> int:
+        """Input samples that an output sample waits for."""
+        return self._width
+
+    def finish(self, samples: int | None = None) -> np.ndarray:
+        """Take the end of the signal. In all, `samples` samples have then been returned; None: `new * received // old`, as `resample` does.
+
+        What is asked for beyond that goes on as if the signal repeated its last sample.
+        """
         if self._received == 0:
             return self._buffer
-        self._buffer = np.concatenate([self._buffer, np.repeat(self._buffer[:, -1:], self._width, axis=1)], axis=1)
-        return self._send(self.new * self._received // self.old)
+        if samples is None:
+            samples = self.new * self._received // self.old
+        more = max(0, (samples - 1) * self.old // self.new - (self._received - 1)) if samples > 0 else 0
+        if self.old != self.new or more:
+            self._buffer = np.concatenate([self._buffer, np.repeat(self._buffer[:, -1:], self._width + more, axis=1)], axis=1)
+        return self._send(samples)
 
     def _send(self, until: int) -> np.ndarray:
-        until = min(until, self.new * self._received // self.old)
         out = np.empty((self._buffer.shape[0], max(0, until - self._sent)), np.float32)
         if out.shape[1]:
             self._filter(self._buffer, self._table, self.old, self.new, self._sent, self._base, out)

@@ -232,6 +232,11 @@ class Normalised:
     def shape(self) -> tuple[int, ...]:
         return self._source.shape
 
+    @property
+    def ended(self) -> bool:
+        """False while the track is still growing."""
+        return getattr(self._source, "ended", True)
+
     def read(self, start: int, stop: int) -> np.ndarray:
         out: np.ndarray = self._source.read(start, stop) - self._mean
         out /= self._std

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -21,6 +22,7 @@ from ..models.bag import Model, fills_segment, weighted_average
 from ..threads import use_threads
 
 Block: TypeAlias = tuple[int, np.ndarray]  # the first sample's number, and float32 (batch, stems, channels, samples)
+Seconds: TypeAlias = float | Fraction
 Loudness: TypeAlias = tuple[np.float32, np.float32]  # mean, and standard deviation
 
 
@@ -37,29 +39,29 @@ class Windows:
     around: Callable[[int], tuple[int, int]]
 
 
-def stride_of(model: Model, segment: float | None, overlap: float) -> int:
+def stride_of(model: Model, segment: Seconds | None, overlap: float) -> int:
     """Samples from one whole window to the next."""
     return int((1 - overlap) * segment_length(model, segment))
 
 
-def segment_length(model: Model, segment: float | None) -> int:
+def segment_length(model: Model, segment: Seconds | None) -> int:
     """Samples of `segment` seconds, or of the model's own segment."""
     return int(model.samplerate * (model.segment if segment is None else segment))
 
 
-def whole_windows(model: Model, segment: float | None, overlap: float, power: float) -> Windows:
+def whole_windows(model: Model, segment: Seconds | None, overlap: float, power: float) -> Windows:
     """Segments that overlap, cross-faded with triangles to the power `power`. What is filled up is filled up on both sides."""
 
     size = segment_length(model, segment)
     return Windows(size, stride_of(model, segment, overlap), _triangle(size, power), functools.partial(_centred, model, segment))
 
 
-def one_window(model: Model, segment: float | None, length: int) -> Windows:
+def one_window(model: Model, segment: Seconds | None, length: int) -> Windows:
     """All `length` samples at once."""
     return Windows(length, length, np.ones(length, np.float32), functools.partial(_centred, model, segment))
 
 
-def late_windows(model: Model, segment: float | None, hop: int, lookahead: int, fade: int) -> Windows:
+def late_windows(model: Model, segment: Seconds | None, hop: int, lookahead: int, fade: int) -> Windows:
     """Segments that end `lookahead` samples after the `hop` samples that are taken of them, cross-faded over `fade` samples (at most
     `hop` and `lookahead`): the rest of a segment is what came before."""
     length = segment_length(model, segment)
@@ -73,7 +75,7 @@ def late_windows(model: Model, segment: float | None, hop: int, lookahead: int, 
     return Windows(hop + fade, hop, weight, around)
 
 
-def _centred(model: Model, segment: float | None, count: int) -> tuple[int, int]:
+def _centred(model: Model, segment: Seconds | None, count: int) -> tuple[int, int]:
     """What the model wants more than `count` samples, half before and half after them."""
     more = _padded_length(model, count, segment) - count
     return more // 2, more - more // 2
@@ -87,7 +89,7 @@ def _triangle(length: int, power: float) -> np.ndarray:
     return weight
 
 
-def _padded_length(model: Model, length: int, segment: float | None) -> int:
+def _padded_length(model: Model, length: int, segment: Seconds | None) -> int:
     """How many samples the model is given for a chunk of `length`."""
     if segment is None or not fills_segment(model):
         return model.valid_length(length)

@@ -1,0 +1,303 @@
+"""A track that is still coming in: blocks of it are pushed, and blocks of its stems come back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+
+from .. import audio
+from ..errors import AudioError, ModelError, UsageError
+from ..kernels.resample import Resampler
+from ..models.bag import BagOfModels, Model
+from ..threads import use_threads
+from .apply import Options, bag_of, wanted_stems
+from .separator import Moments, Normalised
+from .windows import Block, Loudness, Member, Run, View, Windows, late_windows, whole_windows
+
+LOOKAHEAD = 0.5  # seconds, where only the hop is given
+FADE = 0.05  # seconds of the cross-fades between low-delay windows, at most
+CONTEXT = 10  # seconds: the longest low-delay window by itself. Models with segments of 44 s would work through them at every hop
+PIECE = 1 << 16  # samples that are taken in at a time
+
+
+class Stream:
+    """Separates sound while it is coming in: `push` it in blocks of any size, `flush` at its end.
+
+    - `model`: a model, or what `load_model` takes. `samplerate` (Hz) and `channels` are those of what is pushed; stems have that rate, and
+      as many channels as the model, or as what is pushed if that is fewer.
+    - `hop` None: whole windows, the model's segments or `segment` seconds, which overlap by the fraction `overlap`: chunks, cross-fades and
+      samples are those of `apply_model` with `shifts=0`. A stem's sample comes out a segment after it went in, at the latest.
+    - `hop` and `lookahead` in seconds: low delay. Windows end `lookahead` after what is given out, move by `hop`, and are cross-faded over
+      50 ms (or `hop` or `lookahead`, where those are shorter). Each costs a whole segment's work: `segment`, or the model's own up to 10 s.
+    - `loudness`: models hear sound less its mean, divided by its standard deviation. "running": those of all that was heard up to the
+      window's end, which is given its own loudness back before windows are cross-faded. (mean, std): fixed, as a `Separator` measures them
+      beforehand.
+    - `stems`: which, in which order (None: all). `threads`: CPU threads (None: all).
+
+    Memory is bounded for streams of any length. A stream is for one thread at a time; several streams may run at once.
+
+    Raises UsageError for options that fit neither each other nor the model, ModelError for a model that cannot be had.
+    """
+
+    def __init__(
+        self,
+        model: Model | BagOfModels | str | Path = "htdemucs",
+        *,
+        samplerate: int | None = None,
+        channels: int | None = None,
+        stems: Sequence[str] | None = None,
+        hop: float | None = None,
+        lookahead: float | None = None,
+        loudness: Literal["running"] | tuple[float, float] = "running",
+        segment: float | None = None,
+        overlap: float = 0.25,
+        threads: int | None = None,
+    ) -> None:
+        if isinstance(model, (str, Path)):
+            from ..weights import load_model
+
+            model = load_model(model)
+        self.stems = wanted_stems(model, stems)
+        self.samplerate = model.samplerate if samplerate is None else samplerate
+        self.channels = model.audio_channels if channels is None else channels
+        audio.check_rate(self.samplerate, "the stream")
+        if self.channels < 1:
+            raise UsageError(f"channels is {channels}, but must be 1 or more")
+        audio.convert_channels(np.empty((self.channels, 0), np.float32), model.audio_channels, "the stream")
+        self.samplerate = int(self.samplerate)
+        self._channels = min(self.channels, model.audio_channels)
+        self._model_channels, self._threads, self._name = model.audio_channels, threads, type(model).__name__
+        self._windows = _windows_for(model, hop, lookahead, segment, overlap)
+        self._track = _Growing(model.audio_channels)
+        self._into = Resampler(self.samplerate, model.samplerate, model.backend)
+        self._out = Resampler(model.samplerate, self.samplerate, model.backend)
+        self._blocks: Iterator[Block] | None = self._run(model, loudness)
+        self._received = self._sent = 0  # samples at the stream's rate
+        self._worked = self._work = 0.0  # seconds given out, and seconds of work for them
+        self._busy = threading.Lock()
+        self._rate = model.samplerate
+        chunks = [(windows.size, *windows.around(windows.size)) for windows in map(self._windows, _members(model))]
+        self._reach = max(sum(chunk) for chunk in chunks)  # nothing is read that lies farther back from what was given out
+        taps = self._into.lookahead / self.samplerate + self._out.lookahead / model.samplerate
+        self.delay: float = max(size + after for size, _, after in chunks) / model.samplerate + taps
+        """Seconds: a sample that went in comes out when so much more has come, and the work on it is done."""
+
+    def _run(self, model: Model | BagOfModels, loudness: Literal["running"] | tuple[float, float]) -> Iterator[Block]:
+        indices = [model.sources.index(name) for name in self.stems]
+        members = bag_of(model, indices, lambda _, member: Member(member, [0], [View()], self._windows(member)))
+        if loudness == "running":
+            return Run(self._track, indices, self._threads, loudness=_Running(self._track)).bag(*members)
+        level = _fixed(loudness)
+        return _louder(Run(Normalised(self._track, *level), indices, self._threads).bag(*members), level)
+
+    def push(self, block: np.ndarray) -> dict[str, np.ndarray]:
+        """Take the next samples, float (channels, n), n may be 0; returns stem -> float32 (channels, m) of what has become known by them.
+
+        Raises AudioError for another shape, and for NaN or infinite samples.
+        """
+        block = np.asarray(block)
+        if block.ndim != 2 or block.shape[0] != self.channels or block.dtype.kind != "f":
+            hint = f"; transpose it: block.T has ({self.channels}, samples)" if block.ndim == 2 and block.shape[1] == self.channels else ""
+            raise AudioError(
+                f"the block has shape {block.shape} of {block.dtype}, but this stream takes floats ({self.channels}, samples){hint}"
+            )
+        with self._turn():
+            parts: list[np.ndarray] = []
+            for start in range(0, block.shape[1], PIECE):
+                piece = np.ascontiguousarray(block[:, start : start + PIECE], np.float32)
+                audio.check_finite(piece, "the stream", self._received, self.samplerate)
+                self._received += piece.shape[1]
+                with use_threads(self._threads):
+                    self._track.append(self._into.push(audio.convert_channels(piece, self._model_channels)))
+                parts += self._take()
+            return self._stems(parts)
+
+    def flush(self) -> dict[str, np.ndarray]:
+        """The end: returns what is left, so that as many samples came out as went in, and closes the stream.
+
+        Raises AudioError if that was too little to be separated.
+        """
+        with self._turn():
+            parts: list[np.ndarray] = []
+            if self._received:
+                with use_threads(self._threads):
+                    self._track.append(self._into.finish())
+                if self._track.length < 2:
+                    raise AudioError(f"the stream: has {self._received} samples at {self.samplerate} Hz, too few to be separated")
+                self._track.ended = True
+                parts = self._take()
+                with use_threads(self._threads):
+                    parts.append(self._out.finish(self._received))
+            stems = self._stems(parts)
+        self.close()
+        return stems
+
+    def close(self) -> None:
+        """Free the model and all buffers. Nothing can be pushed any more."""
+        self._blocks = None
+        self._track = _Growing(0)
+
+    @property
+    def speed(self) -> float:
+        """Seconds of sound processed in a second of work, since the first window (which may have compiled kernels). NaN before."""
+        return self._worked / self._work if self._work else float("nan")
+
+    def _take(self) -> list[np.ndarray]:
+        """All blocks that can be made of what has come, at the stream's rate: each (stems * channels, samples)."""
+        assert self._blocks is not None
+        parts: list[np.ndarray] = []
+        while True:
+            began = time.perf_counter()
+            start, block = next(self._blocks, (0, None))
+            if block is None or block.shape[-1] == 0:
+                return parts
+            if not np.isfinite(block).all():
+                raise ModelError("the stream: the model made NaN or infinite samples of it; are its weights damaged?")
+            self._track.forget(start + block.shape[-1] - self._reach)
+            block = np.stack([audio.convert_channels(stem, self._channels) for stem in block])
+            with use_threads(self._threads):
+                parts.append(self._out.push(block.reshape(-1, block.shape[-1])))  # [stems, C, n] -> [stems * C, n]
+            if start:
+                self._worked += block.shape[-1] / self._rate
+                self._work += time.perf_counter() - began
+
+    def _stems(self, parts: list[np.ndarray]) -> dict[str, np.ndarray]:
+        rows = np.concatenate(parts, axis=1) if parts else np.empty((len(self.stems) * self._channels, 0), np.float32)
+        self._sent += rows.shape[1]
+        return dict(zip(self.stems, rows.reshape(len(self.stems), self._channels, -1), strict=True))
+
+    def _turn(self) -> _Turn:
+        if self._blocks is None:
+            raise UsageError("this stream is closed: start another one")
+        return _Turn(self._busy)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = (
+            "closed" if self._blocks is None else f"{self._received / self.samplerate:.1f} s in, {self._sent / self.samplerate:.1f} s out"
+        )
+        return (
+            f"<Stream of {self._name}: {self.channels} channels at {self.samplerate} Hz -> {', '.join(self.stems)}; "
+            f"delay {self.delay:.2f} s; {state}>"
+        )
+
+
+class _Turn:
+    """Holds a stream for one call; a second one at the same time is a mistake of the caller's."""
+
+    def __init__(self, busy: threading.Lock) -> None:
+        self._busy = busy
+
+    def __enter__(self) -> None:
+        if not self._busy.acquire(blocking=False):
+            raise UsageError("this stream is being pushed by another thread: use one stream for each thread")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._busy.release()
+
+
+class _Growing:
+    """The last part of a track that is coming in, as a source of all that was not forgotten. A buffer of twice what is kept, at most."""
+
+    def __init__(self, channels: int) -> None:
+        self._buffer = np.empty((channels, 0), np.float32)
+        self._first = self._at = 0  # the first sample that is kept, and its place in the buffer
+        self.length = 0
+        self.ended = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._buffer.shape[0], self.length
+
+    def append(self, wav: np.ndarray) -> None:
+        """The next samples, float32 (channels, n)."""
+        kept, count = self.length - self._first, wav.shape[1]
+        if self._at + kept + count > self._buffer.shape[1]:
+            held = self._buffer[:, self._at : self._at + kept]
+            if kept + count > self._buffer.shape[1] // 2:  # else there is room enough in front
+                self._buffer = np.empty((held.shape[0], 2 * (kept + count)), np.float32)
+            self._buffer[:, :kept] = held
+            self._at = 0
+        self._buffer[:, self._at + kept : self._at + kept + count] = wav
+        self.length += count
+
+    def forget(self, before: int) -> None:
+        """Samples before this one will not be read any more."""
+        if before > self._first:
+            self._at += before - self._first
+            self._first = before
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        assert self._first <= start <= stop <= self.length
+        at = self._at + start - self._first
+        return self._buffer[:, at : at + stop - start]
+
+
+class _Running:
+    """The loudness of all that was heard up to a sample. It is gathered in steps that do not depend on how the sound came in."""
+
+    def __init__(self, track: _Growing) -> None:
+        self._track, self._moments = track, Moments()
+
+    def __call__(self, stop: int) -> Loudness:
+        if stop > self._moments.count:
+            self._moments.update(self._track.read(self._moments.count, stop))
+        std = self._moments.std if self._moments.count > 1 else 0.0
+        return np.float32(self._moments.mean), np.float32(std + 1e-8)
+
+
+def _fixed(loudness: tuple[float, float]) -> Loudness:
+    """As a separator takes it. Raises UsageError."""
+    try:
+        mean, std = (float(number) for number in loudness)
+        sensible = np.isfinite(mean) and 0 <= std < float("inf")
+    except (TypeError, ValueError):
+        sensible = False
+    if not sensible:
+        raise UsageError(f"loudness is {loudness}, but must be 'running', or a mean and a standard deviation that is not below zero")
+    return np.float32(mean), np.float32(std + 1e-8)
+
+
+def _louder(blocks: Iterator[Block], level: Loudness) -> Iterator[Block]:
+    """The blocks with their loudness given back."""
+    for start, block in blocks:
+        block *= level[1]
+        block += level[0]
+        yield start, block
+
+
+def _members(model: Model | BagOfModels) -> Sequence[Model]:
+    return model.models if isinstance(model, BagOfModels) else [model]
+
+
+def _windows_for(
+    model: Model | BagOfModels, hop: float | None, lookahead: float | None, segment: float | None, overlap: float
+) -> Callable[[Model], Windows]:
+    """How each member's windows lie. Raises UsageError."""
+    Options(segment=segment, overlap=overlap).check(model)
+    if hop is None:
+        if lookahead is not None:
+            raise UsageError("a lookahead is for streams of low delay: give a hop as well")
+        return lambda member: whole_windows(member, segment, overlap, 1.0)
+    lookahead = LOOKAHEAD if lookahead is None else lookahead
+    rate = model.samplerate
+    step, ahead = round(hop * rate) if 0 < hop < float("inf") else 0, round(lookahead * rate) if 0 <= lookahead < float("inf") else -1
+    if step < 1 or ahead < 0:
+        raise UsageError(f"hop is {hop} and lookahead {lookahead} seconds, but they must be above zero, and at least zero")
+    contexts = {id(member): segment if segment is not None else min(member.segment, CONTEXT) for member in _members(model)}
+    shortest = min(contexts.values())
+    if step + ahead > int(shortest * rate):
+        raise UsageError(f"hop and lookahead are {hop + lookahead:g} seconds, but together must fit into a window of {float(shortest):g}")
+    fade = min(round(FADE * rate), step, ahead)
+    return lambda member: late_windows(member, contexts[id(member)], step, ahead, fade)

@@ -1,0 +1,340 @@
+"""Streams: the bits of whole tracks, however they are cut; delay, loudness, memory, and what is refused."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import threading
+import tracemalloc
+import weakref
+
+import numpy as np
+import pytest
+from fakes import SOURCES, FakeModel
+from files import music
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from demucs_np import AudioError, BagOfModels, ModelError, Separator, Stream, UsageError, load_model
+from demucs_np.kernels.resample import resample
+from demucs_np.separation.separator import Moments
+
+FIXED = (0.01, 0.3)
+
+
+def run(stream: Stream, wav: np.ndarray, sizes: list[int]) -> dict[str, np.ndarray]:
+    """Push `wav` in blocks of these sizes, again and again."""
+    parts, at = [], 0
+    for size in itertools.cycle(sizes):
+        if at >= wav.shape[1]:
+            break
+        parts.append(stream.push(wav[:, at : at + size]))
+        at += size
+    parts.append(stream.flush())
+    return {stem: np.concatenate([part[stem] for part in parts], axis=1) for stem in stream.stems}
+
+
+def loudness_of(wav: np.ndarray) -> tuple[float, float]:
+    moments = Moments()
+    moments.update(wav)
+    return moments.mean, moments.std
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    kind=st.sampled_from(["htdemucs", "hdemucs", "demucs", "bag"]),
+    samples=st.integers(2, 1500),
+    sizes=st.lists(st.integers(0, 700), min_size=1, max_size=4).filter(any),
+    overlap=st.sampled_from([0, 0.25, 0.6]),
+    segment=st.sampled_from([None, 0.3]),
+)
+def test_whole_windows_have_the_bits_of_a_whole_track(
+    kind: str, samples: int, sizes: list[int], overlap: float, segment: float | None
+) -> None:
+    wav = music(samples)
+    model = FakeModel(kind) if kind != "bag" else BagOfModels([FakeModel("htdemucs"), FakeModel("demucs", segment=0.25)])
+    _, whole = Separator(model, shifts=0, overlap=overlap, segment=segment).separate_array(wav, 1000)
+    stems = run(Stream(model, loudness=loudness_of(wav), overlap=overlap, segment=segment), wav, sizes)
+    assert list(stems) == list(SOURCES)
+    for name in SOURCES:
+        assert np.array_equal(stems[name], whole[name])
+
+
+def test_the_bundled_model_has_the_bits_of_a_whole_track() -> None:
+    model = load_model("demo")
+    wav = music(model.samplerate * 5)
+    whole = Separator(model, shifts=0, stems=["vocals"]).separate_array(wav, model.samplerate)[1]
+    stems = run(Stream(model, loudness=loudness_of(wav), stems=["vocals"]), wav, [12345, 7])
+    assert np.array_equal(stems["vocals"], whole["vocals"])
+
+
+@pytest.mark.parametrize("rate", [800, 1000, 1300, 44100])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+@pytest.mark.parametrize("low", [{}, {"hop": 0.1, "lookahead": 0.05}])
+def test_other_rates_and_channels_give_as_many_samples_as_went_in(rate: int, channels: int, low: dict[str, float]) -> None:
+    for samples in (3 * rate + 1, 2 * rate // 3, max(3, rate // 400)):
+        wav = music(samples, channels)
+        stems = run(Stream(FakeModel(), samplerate=rate, channels=channels, loudness=FIXED, stems=["bass"], **low), wav, [0, 333, 1, 17])  # type: ignore[arg-type]
+        assert stems["bass"].shape == (min(2, channels), samples)
+
+
+def test_resampling_on_both_sides_is_that_of_whole_arrays() -> None:
+    wav = music(5000)
+    model = FakeModel()
+    inside = resample(wav, 1300, 1000)
+    made = run(Stream(model, loudness=FIXED), inside, [inside.shape[1]])
+    stems = run(Stream(model, samplerate=1300, loudness=FIXED), wav, [77, 500, 3])
+    for name in SOURCES:
+        back = resample(made[name], 1000, 1300)
+        assert stems[name].shape[1] - back.shape[1] in (0, 1, 2)
+        assert np.array_equal(stems[name][:, : back.shape[1]], back)
+
+
+@pytest.mark.parametrize("low", [{}, {"hop": 0.1, "lookahead": 0.05}, {"hop": 0.02, "lookahead": 0}])
+@pytest.mark.parametrize("loudness", ["running", FIXED])
+def test_how_a_stream_is_cut_changes_no_bit(low: dict[str, float], loudness: object) -> None:
+    wav = music(3000)
+    results = [
+        run(Stream(FakeModel(), samplerate=1100, loudness=loudness, **low), wav, sizes)  # type: ignore[arg-type]
+        for sizes in ([3000], [1], [0, 100, 1, 999])
+    ]
+    for name in SOURCES:
+        assert all(np.array_equal(results[0][name], other[name]) for other in results[1:])
+
+
+@pytest.mark.parametrize("rate", [1000, 1300])
+@pytest.mark.parametrize("low", [{}, {"hop": 0.1, "lookahead": 0.05}, {"hop": 0.07, "lookahead": 0.2}])
+def test_delay_is_as_stated(rate: int, low: dict[str, float]) -> None:
+    for kind in ("htdemucs", "hdemucs", "demucs"):
+        stream = Stream(FakeModel(kind), samplerate=rate, **low)  # type: ignore[arg-type]
+        if low:
+            assert 0 <= round(stream.delay - low["hop"] - low["lookahead"], 9) < 0.06
+        out, late = 0, []
+        for count, sample in enumerate(music(2 * rate).T, 1):
+            out += stream.push(sample[:, None])["bass"].shape[1]
+            late.append(count - out)
+        bound = stream.delay * rate
+        assert bound - 4 <= max(late) <= bound + 2  # a resampled sample comes with the one after it
+
+
+class Straight(FakeModel):
+    """Every stem is the mix: what a window makes of a sample does not depend on where it lies."""
+
+    def __call__(self, mix: np.ndarray) -> np.ndarray:
+        self.calls.append(mix.shape)
+        return np.stack([mix] * len(self.sources), axis=1)
+
+
+@pytest.mark.parametrize("loudness", ["running", FIXED])
+def test_windows_of_low_delay_lie_where_they_should(loudness: object) -> None:
+    wav = music(3000)
+    model = Straight("htdemucs")
+    stems = run(Stream(model, hop=0.15, lookahead=0.1, loudness=loudness), wav, [123])  # type: ignore[arg-type]
+    for name in SOURCES:
+        np.testing.assert_allclose(stems[name], wav, rtol=0, atol=2e-6)
+    assert len(model.calls) == 3000 // 150
+    assert {shape[-1] for shape in model.calls} == {400}
+
+
+def test_windows_of_low_delay_see_what_comes_and_what_was() -> None:
+    """A model that tells the window's end: the ramp of its last sample's number."""
+
+    class Ends(FakeModel):
+        def __call__(self, mix: np.ndarray) -> np.ndarray:
+            ends = np.full_like(mix, mix[0, 0, -1])
+            return np.stack([ends] * 4, axis=1)
+
+    wav = np.tile(np.arange(2000, dtype=np.float32), (2, 1))
+    ends = run(Stream(Ends("htdemucs"), hop=0.2, lookahead=0.1, loudness=(0, 1)), wav, [50])["bass"][0]
+    for start in range(0, 1600, 200):
+        assert np.allclose(ends[start + 50 : start + 200], start + 299, rtol=1e-4)  # beyond the cross-fade of 50 samples
+        if start:
+            assert np.all(np.diff(ends[start - 1 : start + 51]) > 0)
+
+
+def test_a_jump_of_20_db_does_not_click_with_a_running_loudness() -> None:
+    """Windows hear the jump at different loudnesses: what they give out is the jump, and nothing beside it above -110 dB."""
+    rate = 1000
+    time = np.arange(8 * rate) / rate
+    wav = (0.05 * np.sin(2 * np.pi * 40 * time) * np.where(time < 4, 1, 10)).astype(np.float32)
+    for low in ({}, {"hop": 0.1, "lookahead": 0.05}):
+        stems = run(Stream(Straight(), **low), np.tile(wav, (2, 1)), [100])  # type: ignore[arg-type]
+        assert 20 * np.log10(np.abs(stems["drums"][0] - wav).max()) < -110
+
+
+def test_a_jump_of_20_db_in_a_song_does_not_click() -> None:
+    """Around the jump, the bundled model's stems have no more of a step than the jump itself puts into the mix, and elsewhere the
+    windows' edges are as smooth as at a fixed loudness: the strongest sample above 8 kHz differs by less than 1 % of full scale."""
+    from demucs_np.demo.song import make_song
+
+    model = load_model("demo")
+    rate = model.samplerate
+    wav = sum(make_song(41, 8).values())[:, : 8 * rate].astype(np.float32)  # type: ignore[union-attr]
+    jump = 4 * rate
+    wav[:, :jump] *= 0.1
+    steps = {}
+    for name, loudness in (("running", "running"), ("fixed", loudness_of(wav))):
+        stems = run(Stream(model, hop=1, lookahead=0.5, loudness=loudness), wav, [4000])  # type: ignore[arg-type]
+        steps[name] = np.stack([np.diff(stem, n=4, axis=1) / 16 for stem in stems.values()])
+    edges = np.concatenate([np.arange(at - 10, at + 10 + int(0.05 * rate)) for at in range(rate, 7 * rate, rate) if at != jump])
+    assert np.abs(steps["running"][..., edges]).max() < np.abs(steps["fixed"][..., edges]).max() + 0.01
+
+
+def test_an_hour_of_odd_pushes_leaves_memory_flat() -> None:
+    model = FakeModel("htdemucs", samplerate=400, segment=5)
+    stream = Stream(model, samplerate=441, stems=["bass"])
+    block, sizes = music(5000), itertools.cycle([0, 1, 4999, 37, 1234, 3])
+    tracemalloc.start()
+    try:
+        went = came = 0
+        peaks = []
+        while went < 3600 * 441:
+            size = next(sizes)
+            came += stream.push(block[:, :size])["bass"].shape[1]
+            went += size
+            model.calls.clear()
+            if went > 450 * 441 * (len(peaks) + 1):
+                peaks.append(tracemalloc.get_traced_memory()[1])
+                tracemalloc.reset_peak()
+        came += stream.flush()["bass"].shape[1]
+    finally:
+        tracemalloc.stop()
+    assert came == went
+    assert max(peaks[1:]) < 1.05 * peaks[0]
+
+
+def test_closing_frees_the_model() -> None:
+    for finish in ("flush", "close", "forget", "with"):
+        model = FakeModel()
+        alive = weakref.ref(model)
+        stream = Stream(model)
+        stream.push(music(900))
+        del model
+        if finish == "with":
+            with stream:
+                pass
+        elif finish != "forget":
+            getattr(stream, finish)()
+        if finish == "forget":
+            del stream
+        else:
+            with pytest.raises(UsageError, match="this stream is closed: start another one"):
+                stream.push(music(1))
+        gc.collect()
+        assert alive() is None
+
+
+def test_two_streams_at_once_share_the_cores() -> None:
+    """Neither waits for the other to end, and each has its own samples."""
+    model = load_model("demo")
+    rate = model.samplerate
+    wavs = [music(6 * rate, seed=seed) for seed in (1, 2)]
+    alone = [run(Stream(model, hop=1), wav, [rate]) for wav in wavs]
+    results: list[dict[str, np.ndarray]] = [{}, {}]
+    order: list[int] = []
+
+    def work(number: int) -> None:
+        stream = Stream(model, hop=1)
+        parts = []
+        for start in range(0, wavs[number].shape[1], rate):
+            parts.append(stream.push(wavs[number][:, start : start + rate]))
+            order.append(number)
+        parts.append(stream.flush())
+        results[number] = {name: np.concatenate([part[name] for part in parts], axis=1) for name in SOURCES}
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for mine, theirs in zip(results, alone, strict=True):
+        assert all(np.array_equal(mine[name], theirs[name]) for name in SOURCES)
+    first_done = order.index(order[-1], 0) if order[-1] not in order[:-1] else len(order) - order[::-1].index(1 - order[-1])
+    assert order[:first_done].count(order[-1]) >= 2  # when one was done, the other had come at least a third of the way
+
+
+def test_a_second_thread_in_one_stream_is_refused() -> None:
+    model, started, go_on = FakeModel(), threading.Event(), threading.Event()
+
+    def wait() -> None:
+        started.set()
+        assert go_on.wait(10)
+
+    model.before = wait
+    stream = Stream(model)
+    thread = threading.Thread(target=stream.push, args=(music(900),))
+    thread.start()
+    assert started.wait(10)
+    with pytest.raises(UsageError, match="is being pushed by another thread"):
+        stream.push(music(1))
+    go_on.set()
+    thread.join()
+
+
+def test_speed_and_what_it_says_of_itself() -> None:
+    stream = Stream(FakeModel(), samplerate=2000, stems=["bass", "drums"])
+    assert np.isnan(stream.speed)
+    stream.push(music(4000))
+    assert stream.speed > 0
+    text = repr(stream)
+    assert text.startswith("<Stream of FakeModel: 2 channels at 2000 Hz -> bass, drums; delay 0.4")
+    assert "2.0 s in" in text
+    stream.close()
+    assert "closed" in repr(stream)
+
+
+def test_nothing_in_nothing_out() -> None:
+    stream = Stream(FakeModel())
+    assert stream.push(np.zeros((2, 0), np.float32))["bass"].shape == (2, 0)
+    assert stream.flush()["bass"].shape == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"samplerate": 0}, AudioError, "the stream: its sample rate is 0 Hz"),
+        ({"samplerate": 44100.5}, AudioError, "the stream: its sample rate is 44100.5 Hz"),
+        ({"samplerate": 10**7}, AudioError, "the stream: its sample rate is 10000000 Hz"),
+        ({"channels": 0}, UsageError, "channels is 0"),
+        ({"stems": ["piano"]}, UsageError, 'stem "piano" is not in this model'),
+        ({"hop": 0}, UsageError, "hop is 0 and lookahead 0.5 seconds, but they must be above zero"),
+        ({"hop": float("nan")}, UsageError, "hop is nan"),
+        ({"hop": 0.1, "lookahead": -1}, UsageError, "lookahead -1 seconds"),
+        ({"hop": 0.3, "lookahead": 0.2}, UsageError, "hop and lookahead are 0.5 seconds, but together must fit into a window of 0.4"),
+        ({"lookahead": 0.2}, UsageError, "give a hop as well"),
+        ({"overlap": 1}, UsageError, "overlap is 1"),
+        ({"segment": 3}, UsageError, "choose at most 0.4"),
+        ({"loudness": (0.0, -1.0)}, UsageError, "loudness is .* but must be 'running', or a mean"),
+        ({"loudness": (float("nan"), 1.0)}, UsageError, "loudness is"),
+        ({"loudness": "loud"}, UsageError, "loudness is loud, but must be 'running', or a mean"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, object], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        Stream(FakeModel("htdemucs"), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("block", "text"),
+    [
+        (np.zeros(10, np.float32), r"shape \(10,\) of float32, but this stream takes floats \(2, samples\)$"),
+        (np.zeros((10, 2), np.float32), r"transpose it: block.T has \(2, samples\)"),
+        (np.zeros((2, 10), np.int16), "of int16"),
+        (np.zeros((3, 10), np.float32), r"shape \(3, 10\)"),
+        (np.array([[0, 0, np.nan], [0, 0, 0]], np.float32), r"the stream: sample 502 \(0.251 s\) of channel 1 is nan"),
+    ],
+)
+def test_blocks_that_cannot_be(block: np.ndarray, text: str) -> None:
+    stream = Stream(FakeModel(), samplerate=2000)
+    stream.push(music(500))
+    with pytest.raises(AudioError, match=text):
+        stream.push(block)
+
+
+def test_too_little_and_damaged_weights() -> None:
+    stream = Stream(FakeModel())
+    stream.push(music(1))
+    with pytest.raises(AudioError, match="the stream: has 1 samples at 1000 Hz, too few"):
+        stream.flush()
+    with pytest.raises(ModelError, match="the model made NaN"):
+        Stream(FakeModel(gain=float("nan"))).push(music(900))
