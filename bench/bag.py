@@ -30,8 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     head = heading()
     with folder(options.work) as work:
-        model = dn.load_model(checkpoint(work / f"{options.model}.safetensors", options.model))
-    assert not isinstance(model, dn.BagOfModels)
+        model = dn.load_model(checkpoint(work / f"{options.model}.safetensors", options.model)).only
     # One network four times: as much work as four, with the memory of one.
     count = len(model.sources)
     bag = dn.BagOfModels([copy.copy(model) for _ in range(count)], np.eye(count).tolist())

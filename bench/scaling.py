@@ -34,7 +34,6 @@ def main() -> None:
     with folder(options.work) as work:
         model = dn.load_model(checkpoint(work / f"{options.model}.safetensors", options.model))
         mix = np.load(write_mix(work / "mix.npy", options.model))
-    assert not isinstance(model, dn.BagOfModels)
     times: dict[int, list[float]] = {count: [] for count in counts}
     products = dict.fromkeys(counts, 0.0)
     digests = set()

@@ -19,7 +19,7 @@ from . import weights
 from .audio import ClipMode, Encoding, Note, reason_of
 from .errors import AudioError, DemucsError, UsageError
 from .machine import peak_memory
-from .models.bag import BagOfModels, Model
+from .models.bag import BagOfModels
 from .separation.apply import Options, Progress
 from .separation.separator import OtherMethod, Outputs, Separator, output_paths
 
@@ -75,11 +75,11 @@ class Result:
     notes: tuple[str, ...] = ()  # what the user should know though it was done: what of a damaged file was kept
 
 
-_models: OrderedDict[tuple[object, ...], Model | BagOfModels] = OrderedDict()
+_models: OrderedDict[tuple[object, ...], BagOfModels] = OrderedDict()
 _loading = threading.Lock()
 
 
-def warm_model(name: str, repo: str | None = None, backend: str = "numba") -> Model | BagOfModels:
+def warm_model(name: str, repo: str | None = None, backend: str = "numba") -> BagOfModels:
     """As `load_model`, but what this process loaded lately is not loaded again, unless its file has changed."""
     key = (name, repo, backend, *_stamp(name))
     with _loading:

@@ -49,6 +49,7 @@ class FakeModel:
         self.config = TransformerConfig() if kind == "htdemucs" else AnyConfig()
         self.calls: list[tuple[int, ...]] = []
         self.before: Callable[[], None] = lambda: None
+        self.models, self.weights = [self], [[1.0] * len(sources)]  # a bag of one
 
     @property
     def max_segment(self) -> float | Fraction | None:

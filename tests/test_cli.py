@@ -129,16 +129,20 @@ def test_which_stems(args: list[str], names: tuple[str, ...]) -> None:
 
 
 @pytest.mark.usefixtures("loader")
-def test_where_to() -> None:
+def test_where_to(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(folder / "hub"))
+    bag = folder / "hub/models--me--Demucs-mine/snapshots/main/mine.yaml"
+    bag.parent.mkdir(parents=True)
+    bag.write_text("models: [one]")
     assert run("-o", "a/b", "-n", "hf://me/mine", "--filename", "{stem}/{track}-{trackext}.{ext}", "song.wav").exit_code == 0
     assert files("a/b") == {f"me_mine/{name}/song-wav.wav" for name in SOURCES}
 
 
 def test_a_model_from_a_file_names_its_folder(loader: Loader) -> None:
     Path("mine.safetensors").write_text("")
-    assert run("-n", "./mine.safetensors", "--repo", "models", "--backend", "numpy", "song.wav").exit_code == 0
+    assert run("-n", "./mine.safetensors", "--backend", "numpy", "song.wav").exit_code == 0
     assert files() == {f"mine/song/{name}.wav" for name in SOURCES}
-    assert loader.asked == [("./mine.safetensors", Path("models"), "numpy")]
+    assert loader.asked == [("./mine.safetensors", None, "numpy")]
 
 
 @pytest.mark.usefixtures("loader")

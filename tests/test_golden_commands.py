@@ -13,13 +13,14 @@ import soundfile
 from cases import CASES
 from click.testing import CliRunner, Result
 
-from demucs_np.commands.golden import arguments_of, checkpoint_of, read_excerpt
+from demucs_np.commands.golden import arguments_of, read_excerpt
 from demucs_np.commands.main import main
 from demucs_np.errors import AudioError, UsageError
 from demucs_np.models.config import config_from_arguments
 from demucs_np.parity.recipe import draw_mix
 from demucs_np.parity.record import load_golden
 from demucs_np.parity.upstream import require_reference
+from demucs_np.weights.resolve import resolve
 
 GOLDEN = Path(__file__).parent / "golden" / "ht_mono.safetensors"
 CONFIG = config_from_arguments("demucs.htdemucs.HTDemucs", (), {"sources": ["a", "b"], "samplerate": 8000, "segment": Fraction(1, 2)})
@@ -83,7 +84,7 @@ def test_golden_without_torch_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
 
 def test_bag_of_several_is_refused_by_name() -> None:
     with pytest.raises(UsageError, match="bag of 4 models; name one of them: f7e0c4bc, d12395a8"):
-        checkpoint_of("htdemucs_ft")
+        resolve("htdemucs_ft").only()
 
 
 def test_excerpt_is_resampled_and_cut(tmp_path: Path) -> None:

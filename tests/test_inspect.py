@@ -118,7 +118,7 @@ def test_json(tmp_path: Path) -> None:
     result = invoke("inspect", model_file(tmp_path), "--json")
     report = json.loads(result.output)
     (architecture,) = report["architectures"]
-    assert report["members"] == [{"name": str(tmp_path / "ht_published_1.safetensors"), "architecture": 0, "weights": None}]
+    assert report["members"] == [{"name": str(tmp_path / "ht_published_1.safetensors"), "architecture": 0, "weights": [1, 1, 1, 1]}]
     assert architecture["arguments"]["segment"] == "1/2"
     assert architecture["samples"] == 22050
     config = config_of(BY_NAME["ht_published"])

@@ -36,9 +36,10 @@ def repo(tmp_path: Path) -> Path:
 
 def test_paths(repo: Path) -> None:
     one = load_model(repo / "one.safetensors", backend="numpy")
-    assert isinstance(one, Demucs)
+    assert isinstance(one.only, Demucs)
+    assert (one.config, one.segment, one.weights) == (one.only.config, 1.5, [[1, 1]])
     assert (one.sources, one.backend) == (("a", "b"), "numpy")
-    assert isinstance(load_model(str(repo / "two.th"), backend="numpy"), Demucs)
+    assert isinstance(load_model(str(repo / "two.th"), backend="numpy").only, Demucs)
 
 
 def test_a_folder_of_models_and_bags(repo: Path) -> None:
@@ -49,7 +50,7 @@ def test_a_folder_of_models_and_bags(repo: Path) -> None:
     assert isinstance(bag, BagOfModels)
     assert bag.weights == [[1, 0], [0, 2], [1, 1]]
     assert [model.segment for model in bag.models] == [1.25] * 3
-    assert isinstance(load_model("two", repo=repo, backend="numpy"), Demucs)
+    assert isinstance(load_model("two", repo=repo, backend="numpy").only, Demucs)
     mix = np.random.default_rng(0).standard_normal((1, 2, 3000)).astype(np.float32)
     one, two = (load_model(name, repo=repo, backend="numpy")(mix) for name in ("one", "two"))
     np.testing.assert_allclose(bag(mix)[:, 0], one[:, 0], rtol=1e-6)
@@ -81,7 +82,7 @@ def test_published_names_in_a_folder(repo: Path) -> None:
 
 def test_duplicates_and_checksums_in_a_folder(repo: Path) -> None:
     packages.write(repo / "two.safetensors", packages.draw(seed=3))  # beside two.th: preferred
-    assert isinstance(load_model("two", repo=repo, backend="numpy"), Demucs)
+    assert isinstance(load_model("two", repo=repo, backend="numpy").only, Demucs)
     (repo / "one.safetensors").rename(repo / "one-00000000.safetensors")
     with pytest.raises(WeightsError, match="not with 00000000 as its name says"):
         load_model("one", repo=repo)
@@ -130,7 +131,7 @@ def test_published_names_come_from_the_cache(tmp_path: Path) -> None:
     assert isinstance(bag, BagOfModels)
     assert bag.weights == [[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 1, 1], [1, 0, 1, 1]]
     assert [model.segment for model in bag.models] == [44] * 4
-    assert isinstance(load_model("0d19c1c6", backend="numpy"), Demucs)
+    assert isinstance(load_model("0d19c1c6", backend="numpy").only, Demucs)
     # Another owner's bag.
     put("someone/HTDemucs-mine", "htdemucs_mine.yaml").write_text("models: ['one']\n")
     packages.write(put("someone/HTDemucs-mine", "one.safetensors"), packages.draw())
@@ -153,6 +154,7 @@ def test_unknown_names(tmp_path: Path) -> None:
 
 def test_catalogue() -> None:
     assert list_models()["bag"] == list(catalog.BAGS)
+    assert "demo" in list_models()["single"]
     assert len(catalog.BAGS) == 11
     assert {signature for bag in catalog.BAGS.values() for signature in bag.signatures} == catalog.LEGACY.keys()
     for bag in catalog.BAGS.values():

@@ -17,7 +17,7 @@ from demucs_np import AudioError, BagOfModels, Event, ModelError, Separator, Usa
 from demucs_np.audio import Encoding, source
 from demucs_np.kernels.resample import resample
 from demucs_np.separation import separator
-from demucs_np.separation.separator import Moments, model_folder, output_paths
+from demucs_np.separation.separator import Moments, output_paths
 
 
 def expected_stems(wav: np.ndarray, **options: object) -> np.ndarray:
@@ -234,13 +234,6 @@ def test_output_paths() -> None:
         output_paths(Path("song.mp3"), Path("out"), "{track}.{ext}", ["bass", "drums"], "wav")
     with pytest.raises(UsageError, match="would be overwritten by its own stem"):
         output_paths(Path("out/bass.wav"), Path("out"), "{stem}.{ext}", ["bass"], "wav")
-
-
-def test_model_folder(tmp_path: Path) -> None:
-    (tmp_path / "my.model.safetensors").write_text("")
-    assert model_folder(str(tmp_path / "my.model.safetensors")) == "my.model"
-    assert model_folder("htdemucs") == "htdemucs"
-    assert model_folder("hf://someone/model") == "someone_model"
 
 
 def test_moments_in_blocks() -> None:

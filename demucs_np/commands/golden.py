@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import AudioError, DemucsError, ModelError, UsageError
+from ..errors import AudioError, DemucsError, UsageError
 from ..parity.recipe import draw_mix, tensors_digest
 from ..parity.record import Golden, load_golden
 from ..parity.seeded import seeded_model
@@ -20,7 +19,6 @@ from ..parity.verify import Report, verify_golden
 if TYPE_CHECKING:
     from ..models.bag import Model
     from ..models.config import Config
-    from ..weights.formats.checkpoint import Checkpoint
 
 MAX_SECONDS = 10  # of a recorded run: HDemucs and Demucs would take 40 s and tens of GB in float64
 
@@ -28,13 +26,14 @@ MAX_SECONDS = 10  # of a recorded run: HDemucs and Demucs would take 40 s and te
 def record_model(name: str, *, repo: Path | None = None, audio: Path | None = None, at: float = 0, seed: int = 0) -> Golden:
     """Run the PyTorch reference with the weights of a model and record it.
 
-    The input is one segment (at most 10 s) of an audio file from `at` seconds on, or drawn from `seed`. `name` is one model: a
-    published name of a single model, or a file. Raises UsageError where torch or demucs is missing, or the name is a bag's.
+    The input is one segment (at most 10 s) of an audio file from `at` seconds on, or drawn from `seed`. `name` stands for one
+    model. Raises UsageError where torch or demucs is missing, or the name is a bag's.
     """
     from ..parity.upstream import build, make_golden, require_reference
+    from ..weights.resolve import resolve
 
     require_reference()
-    checkpoint = checkpoint_of(name, repo)
+    checkpoint = resolve(name, repo=repo).only().read()
     config = checkpoint.config
     length = int(min(config.segment, MAX_SECONDS) * config.samplerate)
     if audio is None:
@@ -62,37 +61,13 @@ def verify_file(
 
 
 def _named_model(golden: Golden, name: str, repo: Path | None, backend: str) -> Model:
-    from ..weights import build
+    from ..weights.resolve import build, resolve
 
-    checkpoint = checkpoint_of(name, repo)
+    checkpoint = resolve(name, repo=repo).only().read()
     if tensors_digest(checkpoint.tensors) != golden.weights["sha256"]:
         raise UsageError(f"{name}: not the weights that the golden file was made from; name that model, or make a golden file of this one")
     model: Model = build(checkpoint, backend)
     return model
-
-
-def checkpoint_of(name: str, repo: Path | None = None) -> Checkpoint:
-    """The one model behind a file, a signature, or a name that stands for a single model. Raises UsageError for a larger bag."""
-    from ..weights import catalog, hub
-    from ..weights import resolve as load
-    from ..weights.repo import SUFFIXES, LocalRepo
-
-    def only(signatures: Sequence[str]) -> str:
-        members = list(dict.fromkeys(signatures))
-        if len(members) > 1:
-            raise UsageError(f"{name} is a bag of {len(members)} models; name one of them: {', '.join(members)}")
-        return members[0]
-
-    if repo is not None:
-        local = LocalRepo(repo)
-        return load.read_model(local.file(name if name in local.files else only(local.bag(name).signatures)))
-    if Path(name).suffix in SUFFIXES:
-        return load.read_model(name)
-    if name in catalog.BAGS:
-        return load.read_model(hub.fetch(only(catalog.BAGS[name].signatures)))
-    if name in catalog.LEGACY:
-        return load.read_model(hub.fetch(name))
-    raise ModelError(load.unknown(name))
 
 
 def read_excerpt(path: Path, at: float, length: int, config: Config) -> NDArray[np.float32]:

@@ -40,37 +40,24 @@ def inspect(model: str, repo: Path | None, timed: bool, threads: int | None, dep
 
     A path with a star is one that `demucs-np trace` can record.
     """
-    from ..weights import load_model
+    from ..weights.resolve import resolve
 
-    loaded = load_model(model, repo=repo, backend="numba" if timed else "numpy")
-    members = list(getattr(loaded, "models", [loaded]))
-    distinct: dict[Any, Model] = {member.config: member for member in reversed(members)}
+    named = resolve(model, repo=repo)
+    names = [member.name for member in named.members]
+    loaded = named.load("numba" if timed else "numpy")
+    distinct: dict[Any, Model] = {member.config: member for member in reversed(loaded.models)}
     found = [
         (config, tree := modules(config), _measure(one, tree, threads) if timed else None) for config, one in reversed(distinct.items())
     ]
-    names = _signatures(model, repo, len(members))
     if as_json:
         click.echo(json.dumps(_as_json(loaded, names, found), indent=1, default=_plain))
         return
-    if len(members) > 1:
+    if len(names) > 1:
         click.echo(_bag_table(loaded, names, [config for config, *_ in found]))
     for number, (config, tree, times) in enumerate(found, 1):
         title = f"architecture {number}: " if len(found) > 1 else ""
         click.echo(title + _description(config, tree))
         click.echo(_tree_table(tree, times, depth))
-
-
-def _signatures(name: str, repo: Path | None, count: int) -> Sequence[str]:
-    """What the members of a bag are called, where that is known."""
-    from ..weights import catalog
-    from ..weights.repo import LocalRepo
-
-    names: Sequence[str] = ()
-    if repo is not None and name not in (local := LocalRepo(repo)).files:
-        names = local.bag(name).signatures
-    elif repo is None and name in catalog.BAGS:
-        names = catalog.BAGS[name].signatures
-    return names if len(names) == count else [name] if count == 1 else [f"model {number}" for number in range(1, count + 1)]
 
 
 def _measure(model: Model, tree: list[Module], threads: int | None) -> Times:
@@ -79,9 +66,9 @@ def _measure(model: Model, tree: list[Module], threads: int | None) -> Times:
     return measure(model, tree, threads=threads)
 
 
-def _bag_table(bag: Model | BagOfModels, names: Sequence[str], configs: list[Config]) -> str:
+def _bag_table(bag: BagOfModels, names: Sequence[str], configs: list[Config]) -> str:
     rows = [("member", "architecture", *bag.sources)]
-    for name, member, weights in zip(names, bag.models, bag.weights, strict=True):  # type: ignore[union-attr]
+    for name, member, weights in zip(names, bag.models, bag.weights, strict=True):
         rows.append((name, str(configs.index(member.config) + 1), *(f"{weight:g}" for weight in weights)))
     return f"a bag of {len(names)} models, and the weight of each for each stem\n\n{_columns(rows, '<' + '>' * (len(rows[0]) - 1))}\n"
 
@@ -144,14 +131,12 @@ def _columns(rows: Sequence[tuple[str, ...]], align: str) -> str:
     return "\n".join(lines)
 
 
-def _as_json(model: Model | BagOfModels, names: Sequence[str], found: list[tuple[Config, list[Module], Times | None]]) -> dict[str, Any]:
+def _as_json(model: BagOfModels, names: Sequence[str], found: list[tuple[Config, list[Module], Times | None]]) -> dict[str, Any]:
     configs = [config for config, *_ in found]
-    members = getattr(model, "models", [model])
-    weights = getattr(model, "weights", [None])
     return {
         "members": [
             {"name": name, "architecture": configs.index(member.config), "weights": row}
-            for name, member, row in zip(names, members, weights, strict=True)
+            for name, member, row in zip(names, model.models, model.weights, strict=True)
         ],
         "architectures": [
             {
@@ -231,10 +216,9 @@ def trace_track(
     """
     from ..models.taps import trace as tracing
     from ..threads import use_threads
-    from ..weights import build
-    from .golden import checkpoint_of
+    from ..weights.resolve import build, resolve
 
-    checkpoint = checkpoint_of(name, repo)
+    checkpoint = resolve(name, repo=repo).only().read()
     config = checkpoint.config
     check_layers(config, layers or ())
     mix = read_segment(track, at, config)

@@ -12,8 +12,9 @@ import click
 from ..errors import DemucsError, ModelError
 from ..weights import catalog, hub
 from ..weights.convert import convert_directory, convert_file
-from ..weights.repo import SUFFIXES
-from ..weights.resolve import read_model_file, unknown
+from ..weights.resolve import read_model_file, resolve
+
+repo_option = click.option("--repo", type=click.Path(path_type=Path), help="Folder with models, as for `separate`.")
 
 
 @click.group()
@@ -23,10 +24,10 @@ def models() -> None:
 
 @models.command("list")
 def list_command() -> None:
-    """List the published models."""
+    """List the published models, and the bundled one."""
     rows = [("NAME", "STEMS", "SIZE", "CACHED", "ARCHITECTURE", "")]
-    for bag in catalog.BAGS.values():
-        paths = hub.files(bag.signatures)
+    for bag in [*catalog.BAGS.values(), catalog.DEMO]:
+        paths = {name: member.path for name, member in resolve(bag.name).distinct.items()}
         have = sum(path is not None for path in paths.values())
         cached = "yes" if have == len(paths) else f"{have} of {len(paths)}" if have else "no"
         rows.append((bag.name, str(len(bag.stems)), _size(bag, paths), cached, bag.architecture, bag.about))
@@ -45,30 +46,27 @@ def _size(bag: catalog.Bag, paths: dict[str, Path | None]) -> str:
 
 @models.command("info")
 @click.argument("name")
-def info_command(name: str) -> None:
-    """Describe the model NAME: a published name or signature, or the path of a model file."""
-    if Path(name).suffix in SUFFIXES:
-        _describe_file(Path(name))
-        return
-    bag = catalog.BAGS.get(name)
-    if bag:
-        segment = f"{bag.segment} s" if bag.segment else "the model's own"
-        for title, text in (
-            ("name", bag.name), ("about", bag.about), ("architecture", bag.architecture), ("stems", " ".join(bag.stems)),
-            ("segment", segment), ("models", str(len(bag.signatures))),
-        ):  # fmt: skip
+@repo_option
+def info_command(name: str, repo: Path | None) -> None:
+    """Describe the model NAME, of any spelling that `separate -n` takes."""
+    named = resolve(name, repo=repo)
+    if repo is None and name in (bags := catalog.BAGS | {catalog.DEMO.name: catalog.DEMO}):
+        bag = bags[name]
+        for title, text in (("name", bag.name), ("about", bag.about), ("architecture", bag.architecture), ("stems", " ".join(bag.stems))):
             click.echo(f"{title + ':':14}{text}")
-        for signature, weights in zip(bag.signatures, bag.weights or [()] * len(bag.signatures), strict=True):
-            shares = " ".join(
-                stem if weight == 1 else f"{stem}*{weight:g}" for stem, weight in zip(bag.stems, weights, strict=False) if weight
-            )
-            click.echo(f"  {signature}{'  for ' + shares if shares else ''}")
-    for signature, path in hub.files(_signatures(name)).items():
+    if len(named.members) > 1 or named.segment:
+        click.echo(f"{'segment:':14}{f'{named.segment:g} s' if named.segment else 'the own of each model'}")
+        click.echo(f"{'models:':14}{len(named.members)}")
+        stems = named.sources or ()
+        for member, weights in zip(named.members, named.weights or [()] * len(named.members), strict=True):
+            shares = " ".join(stem if weight == 1 else f"{stem}*{weight:g}" for stem, weight in zip(stems, weights, strict=False) if weight)
+            click.echo(f"  {member.name}{'  for ' + shares if shares else ''}")
+    for member in named.distinct.values():
         click.echo()
-        if path:
-            _describe_file(path)
+        if member.path:
+            _describe_file(member.path)
         else:
-            click.echo(f"{signature}: not cached; `demucs-np models download {name}` fetches it")
+            click.echo(f"{member.name}: not cached; `demucs-np models download {name}` fetches it")
 
 
 def _describe_file(path: Path) -> None:
@@ -85,24 +83,17 @@ def _describe_file(path: Path) -> None:
         click.echo(f"{title + ':':14}{text}")
 
 
-def _signatures(name: str) -> tuple[str, ...]:
-    if name in catalog.BAGS:
-        return catalog.BAGS[name].signatures
-    if name in catalog.LEGACY:
-        return (name,)
-    raise ModelError(unknown(name))
-
-
 @models.command("download")
 @click.argument("names", nargs=-1, required=True)
+@repo_option
 @click.pass_context
-def download_command(ctx: click.Context, names: Sequence[str]) -> None:
-    """Fetch the weights of NAMES (published names or signatures) into the cache."""
+def download_command(ctx: click.Context, names: Sequence[str], repo: Path | None) -> None:
+    """Fetch the weights of NAMES into the cache."""
     failed = False
     for name in names:
         try:
-            for signature in dict.fromkeys(_signatures(name)):
-                click.echo(f"{signature}: {hub.fetch(signature)}")
+            for member in resolve(name, repo=repo).distinct.values():
+                click.echo(f"{member.name}: {member.get(hub.to_stderr)}")
         except DemucsError as error:
             click.echo(f"Error: {name}: {error}", err=True)
             failed = True
@@ -111,12 +102,13 @@ def download_command(ctx: click.Context, names: Sequence[str]) -> None:
 
 @models.command("verify")
 @click.argument("names", nargs=-1)
+@repo_option
 @click.pass_context
-def verify_command(ctx: click.Context, names: Sequence[str]) -> None:
-    """Compute the SHA-256 of the cached weights of NAMES (all, if none is given) again and compare."""
-    wanted = [signature for name in names for signature in _signatures(name)] if names else list(catalog.LEGACY)
+def verify_command(ctx: click.Context, names: Sequence[str], repo: Path | None) -> None:
+    """Compute the SHA-256 of the cached weights of NAMES (all that are published, if none is given) again and compare."""
+    found = [resolve(name, repo=repo) for name in names or catalog.LEGACY]
     failed = False
-    paths = hub.files(wanted)
+    paths = {member.name: member.path for named in found for member in named.members}
     for signature, path in paths.items():
         if path is None:
             if names:
@@ -138,25 +130,29 @@ def verify_command(ctx: click.Context, names: Sequence[str]) -> None:
 
 @models.command("path")
 @click.argument("name")
-def path_command(name: str) -> None:
+@repo_option
+def path_command(name: str, repo: Path | None) -> None:
     """Print where the cached files of the model NAME lie."""
-    for signature, path in hub.files(_signatures(name)).items():
-        if path is None:
-            raise ModelError(f"{signature} is not cached; `demucs-np models download {name}` fetches it")
-        click.echo(path)
+    for member in resolve(name, repo=repo).distinct.values():
+        if member.path is None:
+            raise ModelError(f"{member.name} is not cached; `demucs-np models download {name}` fetches it")
+        click.echo(member.path)
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source")
 @click.argument("target", type=click.Path(path_type=Path))
+@repo_option
 @click.pass_context
-def convert(ctx: click.Context, source: Path, target: Path) -> None:
-    """Convert SOURCE, an official .th package, to TARGET, a .safetensors file that this program and demucs both load.
+def convert(ctx: click.Context, source: str, target: Path, repo: Path | None) -> None:
+    """Convert SOURCE, an official .th package or any name of one model, to TARGET, a .safetensors file that this program and demucs both
+    load.
 
     If SOURCE is a folder, every .th file in it is converted into the folder TARGET.
     """
-    if not source.is_dir():
-        click.echo(f"{source} -> {convert_file(source, target)}")
+    if repo is not None or not Path(source).is_dir():
+        path = resolve(source, repo=repo).only().get(hub.to_stderr)
+        click.echo(f"{path} -> {convert_file(path, target)}")
         return
 
     def report(file: Path, result: Path | DemucsError) -> None:
@@ -165,4 +161,4 @@ def convert(ctx: click.Context, source: Path, target: Path) -> None:
         else:
             click.echo(f"{os.fspath(file)} -> {result}")
 
-    ctx.exit(0 if convert_directory(source, target, report) else 1)
+    ctx.exit(0 if convert_directory(Path(source), target, report) else 1)

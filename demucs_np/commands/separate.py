@@ -130,10 +130,10 @@ def separate(
     from ..audio import Encoding
     from ..jobs import Job, prepare
     from ..separation.apply import Options
-    from ..separation.separator import model_folder
+    from ..weights.resolve import resolve
 
     name = sig or name
-    folder = out / model_folder(name)
+    folder = out / resolve(name, repo=repo).folder
     settings = Job(
         "track.wav", str(folder), name, str(repo) if repo else None, backend,
         options=Options(shifts, not no_split, overlap, segment, seed),

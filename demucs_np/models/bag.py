@@ -1,4 +1,4 @@
-"""Several models whose stems are averaged with weights: what most published names stand for."""
+"""Models whose stems are averaged with weights: what every name stands for, be it a single model."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from ..errors import ModelError
+from ..errors import ModelError, UsageError
+from .config import Config
 
 
 class Model(Protocol):
-    """What `apply_model` needs of a model. HTDemucs, HDemucs and Demucs have it."""
+    """A member of a bag. HTDemucs, HDemucs and Demucs are that."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -36,8 +37,8 @@ class Model(Protocol):
         """The longest chunk in seconds that the model takes. None: any."""
 
     @property
-    def config(self) -> object:
-        """The constructor arguments, a frozen dataclass."""
+    def config(self) -> Config:
+        """The constructor arguments."""
 
     @property
     def backend(self) -> str:
@@ -51,7 +52,7 @@ class Model(Protocol):
 
 
 class BagOfModels:
-    """Models that run one after the other, each stem averaged with a weight per model. Use it through `apply_model` or `Separator`.
+    """One or more models that run one after the other, each stem averaged with a weight per model.
 
     `weights` holds one list per model with a number per stem (None: all 1). `segment` (seconds) replaces the models' own, for
     HTDemucs only where it is not longer; unlike the `segment` of `apply_model` it shortens the network's input as well.
@@ -86,6 +87,23 @@ class BagOfModels:
         self.samplerate = first.samplerate
         self.audio_channels = first.audio_channels
         self.backend = first.backend
+
+    @property
+    def segment(self) -> Fraction | float:
+        """Seconds of the chunks that a long track is cut into; the shortest, where the models differ."""
+        return min(model.segment for model in self.models)
+
+    @property
+    def only(self) -> Model:
+        """The one model of a bag of one, for what makes no sense with more. Raises UsageError."""
+        if len(self.models) > 1:
+            raise UsageError(f"this is a bag of {len(self.models)} models; load one of them by its signature or its file")
+        return self.models[0]
+
+    @property
+    def config(self) -> Config:
+        """The constructor arguments of the model of a bag of one. Raises UsageError for a larger bag."""
+        return self.only.config
 
     @property
     def max_segment(self) -> Fraction | float | None:

@@ -60,12 +60,12 @@ class Options:
         if not 1 <= self.transition_power < float("inf"):
             raise UsageError(f"transition_power is {self.transition_power}, but must be at least 1")
 
-    def check(self, model: Model | BagOfModels) -> None:
+    def check(self, model: BagOfModels) -> None:
         """Raise UsageError if the model cannot be run so."""
         limit = model.max_segment
         if self.segment is not None and limit is not None and self.segment > limit:
             raise UsageError(f"a segment of {self.segment} seconds is longer than this model allows: choose at most {float(limit):g}")
-        for member in model.models if isinstance(model, BagOfModels) else [model]:
+        for member in model.models:
             if self.split and stride_of(member, self.segment, self.overlap) < 1:
                 raise UsageError(
                     f"chunks of {float(self.segment or member.segment):g} seconds that overlap by {self.overlap} do not advance: "
@@ -78,7 +78,7 @@ class Options:
 
 
 def apply_model(
-    model: Model | BagOfModels,
+    model: BagOfModels,
     mix: np.ndarray | Source,
     *,
     shifts: int = 0,
@@ -121,7 +121,7 @@ def apply_model(
 
 
 def blocks(
-    model: Model | BagOfModels,
+    model: BagOfModels,
     source: Source,
     options: Options,
     *,
@@ -149,7 +149,7 @@ def blocks(
     max_shift = int(MAX_SHIFT * model.samplerate)
     draw = random.Random(options.seed)
     delays = {}  # of each model; one that is left out draws all the same
-    for number in range(len(model.models) if isinstance(model, BagOfModels) else 1):
+    for number in range(len(model.models)):
         delays[number] = [max_shift - draw.randint(0, max_shift) for _ in range(options.shifts)] or [0]
 
     def member(number: int, model: Model) -> Member:
@@ -173,17 +173,16 @@ def blocks(
 
 
 def bag_of(
-    model: Model | BagOfModels, indices: Sequence[int], member: Callable[[int, Model], Member]
+    model: BagOfModels, indices: Sequence[int], member: Callable[[int, Model], Member]
 ) -> tuple[list[Member], list[list[float]], list[float]]:
     """What `Run.bag` takes: the members that contribute to the stems `indices`, their weights, and the divisors of the sums."""
-    bag = model if isinstance(model, BagOfModels) else BagOfModels([model])
-    rows = [[row[index] for index in indices] for row in bag.weights]
+    rows = [[row[index] for index in indices] for row in model.weights]
     running = [number for number, row in enumerate(rows) if any(row)]
     totals = [sum(column) for column in zip(*rows, strict=True)]
-    return [member(number, bag.models[number]) for number in running], [rows[number] for number in running], totals
+    return [member(number, model.models[number]) for number in running], [rows[number] for number in running], totals
 
 
-def wanted_stems(model: Model | BagOfModels, stems: Sequence[str] | None) -> list[str]:
+def wanted_stems(model: BagOfModels, stems: Sequence[str] | None) -> list[str]:
     """The names to compute. Raises UsageError for one that the model does not have, or that is asked for twice."""
     if stems is None:
         return list(model.sources)

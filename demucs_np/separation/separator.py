@@ -15,7 +15,7 @@ from .. import audio
 from ..audio import BLOCK, ArraySource, ClipMode, Encoding, Note, Source, Spool, warn
 from ..errors import AudioError, DemucsError, ModelError, UsageError, reason_of
 from ..kernels.resample import resample
-from ..models.bag import BagOfModels, Model
+from ..models.bag import BagOfModels
 from ..threads import use_threads
 from . import apply
 from .apply import Event, Options, Progress
@@ -37,7 +37,7 @@ class Separator:
 
     def __init__(
         self,
-        model: Model | BagOfModels | str | Path,
+        model: BagOfModels | str | Path,
         *,
         shifts: int = 1,
         overlap: float = 0.25,
@@ -55,7 +55,7 @@ class Separator:
         self.progress = progress
 
     @property
-    def model(self) -> Model | BagOfModels:
+    def model(self) -> BagOfModels:
         """The model, loaded by now."""
         if isinstance(self._model, (str, Path)):
             from ..weights import load_model
@@ -251,7 +251,7 @@ class Outputs:
     names: list[str]
 
     @classmethod
-    def choose(cls, model: Model | BagOfModels, stems: Sequence[str] | None, two_stems: str | None, other_method: OtherMethod) -> Outputs:
+    def choose(cls, model: BagOfModels, stems: Sequence[str] | None, two_stems: str | None, other_method: OtherMethod) -> Outputs:
         """Raises UsageError for a stem that the model does not have."""
         if two_stems is None:
             names = apply.wanted_stems(model, stems)
@@ -296,14 +296,6 @@ def output_paths(track: Path, folder: Path, filename: str, names: Sequence[str],
     if any(path.resolve() == track.resolve() for path in paths.values()):
         raise UsageError(f'{track}: would be overwritten by its own stem with the name "{filename}"')
     return paths
-
-
-def model_folder(name: str) -> str:
-    """The folder for the results of a model: its name, or its file's name without the ending."""
-    path = Path(name)
-    if path.is_file():
-        return path.name.rsplit(".", 1)[0]
-    return name.replace("hf://", "").replace("/", "_")
 
 
 class _Folders:

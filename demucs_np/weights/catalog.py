@@ -12,7 +12,7 @@ from pathlib import Path
 LEGACY_ROOT = "https://dl.fbaipublicfiles.com/demucs/"
 NAMESPACE = "adefossez"
 DEFAULT = "htdemucs"
-DEMO, DEMO_FILE = "demo", Path(__file__).with_name("demo.safetensors")  # in the package; trained on synthesised music, see docs/demo.md
+DEMO_FILE = Path(__file__).with_name("demo.safetensors")
 
 STEMS = ("drums", "bass", "other", "vocals")
 SIX_STEMS = (*STEMS, "guitar", "piano")
@@ -35,6 +35,7 @@ class Bag:
     stems: tuple[str, ...] = STEMS
 
 
+DEMO = Bag("demo", ("demo",), "HTDemucs", "in this package; knows synthesised music only, see docs/demo.md")  # its file is DEMO_FILE
 _V3 = "Demucs v3 (hybrid and time-domain)"
 
 BAGS: dict[str, Bag] = {

@@ -17,7 +17,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .. import __version__
@@ -103,6 +103,15 @@ def fetch(signature: str, report: Report = to_stderr) -> Path:
     except ModelError as error:
         reasons.append(str(error))
     raise ModelError(_remedy(signature, "; ".join(reasons)))
+
+
+def fetch_from(repository: str, filename: str, report: Report = to_stderr) -> Path:
+    """A file of any repository of the hub, downloaded if it is not in the cache. Raises ModelError if it cannot be had."""
+    if path := cached(repository, filename):
+        return path
+    if offline():
+        raise ModelError(f"{repository} has no {filename} in {hub_cache()}, and HF_HUB_OFFLINE forbids the network")
+    return from_hub(repository, filename, report)
 
 
 def _remedy(signature: str, reason: str) -> str:
@@ -234,8 +243,3 @@ def from_legacy(signature: str, report: Report = to_stderr) -> Path:
     report(f"Downloading {url}")
     download(url, target, target.stem.partition("-")[2])
     return target
-
-
-def files(signatures: Sequence[str]) -> dict[str, Path | None]:
-    """Signature -> its cached file, or None; each signature once."""
-    return {signature: find(signature) for signature in dict.fromkeys(signatures)}

@@ -1,14 +1,15 @@
-"""From a name or a path to a model that is ready to run."""
+"""From a name or a path to a model that is ready to run: the only place that knows what a model may be called."""
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ModelError, WeightsError
+from ..errors import ModelError, UsageError, WeightsError
 from ..models.config import DemucsConfig, HTDemucsConfig
 from . import catalog, hub
 from .files import check_named_checksum
@@ -21,48 +22,153 @@ if TYPE_CHECKING:
 HUB_SCHEME = "hf://"
 
 
+@dataclass(frozen=True)
+class Member:
+    """One model file that a name stands for."""
+
+    name: str  # its signature, or its file's name
+    path: Path | None  # where it is on this machine, if it is
+    get: Callable[[hub.Report], Path]  # downloads it if need be
+
+    def read(self, report: hub.Report = hub.to_stderr) -> Checkpoint:
+        """Its configuration and tensors. Raises ModelError if it cannot be had, WeightsError if it holds no model."""
+        return read_model(self.get(report))
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a name stands for: one or more model files, and how their stems are averaged (see `BagOfModels`)."""
+
+    name: str  # as it was asked for
+    folder: str  # the same as a name for a folder
+    members: tuple[Member, ...]
+    weights: tuple[tuple[float, ...], ...] | None = None
+    segment: float | None = None
+    sources: tuple[str, ...] | None = None  # the stems, where they are known before a file is read
+
+    @property
+    def distinct(self) -> dict[str, Member]:
+        """The members by name, one that is named twice once."""
+        return {member.name: member for member in self.members}
+
+    def only(self) -> Member:
+        """The one file of a name that stands for a single model. Raises UsageError for a larger bag."""
+        if len(self.distinct) > 1:
+            raise UsageError(f"{self.name} is a bag of {len(self.members)} models; name one of them: {', '.join(self.distinct)}")
+        return self.members[0]
+
+    def load(self, backend: str = "numba", report: hub.Report = hub.to_stderr) -> BagOfModels:
+        """The models, ready to run. All files are fetched first: better to learn at once that one cannot be had."""
+        from ..models.bag import BagOfModels
+
+        paths = {name: member.get(report) for name, member in self.distinct.items()}
+        models = {name: build(read_model(path), backend) for name, path in paths.items()}
+        return BagOfModels([models[member.name] for member in self.members], self.weights, self.segment)
+
+
 def load_model(
     name_or_path: str | os.PathLike[str],
     *,
     repo: str | os.PathLike[str] | None = None,
     backend: str = "numba",
     report: hub.Report = hub.to_stderr,
-) -> Model | BagOfModels:
-    """A model ready to run.
+) -> BagOfModels:
+    """A model ready to run; a single one is a bag of one.
 
-    `name_or_path` is the path of a `.safetensors` or `.th` file; `demo`, the model in this package; a published name (`htdemucs`) or
-    signature (`955717e8`), whose weights are downloaded if they are not cached; `hf://owner/name` for another owner's bag on the hub;
-    or, with `repo`, the name of a model or bag in that folder. A published name gives a BagOfModels, a path or signature one model.
-    `report` is called with a line of text before a download.
+    `name_or_path` is anything that `resolve` takes. `report` is called with a line of text before a download.
 
     Raises ModelError for an unknown name or weights that cannot be had, WeightsError for a file that does not hold exactly a model
     this package can run.
     """
+    return resolve(name_or_path, repo=repo, report=report).load(backend, report)
+
+
+def resolve(
+    name_or_path: str | os.PathLike[str], *, repo: str | os.PathLike[str] | None = None, report: hub.Report = hub.to_stderr
+) -> Named:
+    """What a name stands for, without reading or downloading weights.
+
+    - the path of a `.safetensors` or `.th` file, or of a bag's `.yaml`, whose models lie beside it;
+    - `demo`, the model in this package;
+    - a published name (`htdemucs`) or signature (`955717e8`);
+    - `hf://owner/name`, another owner's bag on the hub, whose small `.yaml` is fetched for this; `owner/name` too;
+    - with `repo`, nothing but a model or bag of that folder, by its name there.
+
+    Raises ModelError for an unknown name, WeightsError for a bag that cannot be read.
+    """
     name = os.fspath(name_or_path)
     if repo is not None:
-        return _from_repo(LocalRepo(repo), name, backend)
-    if Path(name).suffix in SUFFIXES:
-        return build(read_model(name), backend)
-    if name == catalog.DEMO:
-        return build(read_model(catalog.DEMO_FILE), backend)
+        return _in_folder(LocalRepo(repo), name)
+    if name == catalog.DEMO.name:
+        return Named(name, name, (_here(name, catalog.DEMO_FILE),), sources=catalog.DEMO.stems)
     if name in catalog.BAGS:
         bag = catalog.BAGS[name]
-        # All files first: better to learn at once that one cannot be had.
-        paths = {signature: hub.fetch(signature, report) for signature in dict.fromkeys(bag.signatures)}
-        return _bag(BagFile(bag.signatures, bag.weights, bag.segment), paths.__getitem__, backend)
+        return Named(name, name, tuple(map(_published, bag.signatures)), bag.weights, bag.segment, bag.stems)
     if name in catalog.LEGACY:
-        return build(read_model(hub.fetch(name, report)), backend)
-    if name.startswith(HUB_SCHEME) or (name.count("/") == 1 and not os.path.exists(name)):
-        return _from_hub(name.removeprefix(HUB_SCHEME), backend, report)
-    raise ModelError(unknown(name))
+        stems = next(bag.stems for bag in catalog.BAGS.values() if name in bag.signatures)
+        return Named(name, name, (_published(name),), sources=stems)
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return _of_bag(name, path.stem, read_bag(path), LocalRepo(path.parent))
+    if path.suffix in SUFFIXES:
+        return Named(name, path.stem, (_here(name, path),))
+    if name.startswith(HUB_SCHEME) or (name.count("/") == 1 and not path.exists()):
+        return _on_the_hub(name, report)
+    raise ModelError(_unknown(name))
 
 
-def unknown(name: str) -> str:
+def _here(name: str, path: Path) -> Member:
+    return Member(name, path, lambda report: path)
+
+
+def _published(signature: str) -> Member:
+    return Member(signature, hub.find(signature), lambda report: hub.fetch(signature, report))
+
+
+def _in_folder(repo: LocalRepo, name: str) -> Named:
+    if name in repo.files:
+        return Named(name, _folder(name), (_of_repo(repo, name),))
+    return _of_bag(name, _folder(name), repo.bag(name), repo)
+
+
+def _of_bag(name: str, folder: str, bag: BagFile, repo: LocalRepo) -> Named:
+    return Named(name, folder, tuple(_of_repo(repo, signature) for signature in bag.signatures), bag.weights, bag.segment)
+
+
+def _of_repo(repo: LocalRepo, signature: str) -> Member:
+    path = repo.file(signature)
+
+    def get(report: hub.Report) -> Path:
+        check_named_checksum(path)
+        return path
+
+    return Member(signature, path, get)
+
+
+def _on_the_hub(name: str, report: hub.Report) -> Named:
+    """`hf://owner/name`, or a name of the default owner: the bag that the repository's own `.yaml` defines."""
+    spelled = name.removeprefix(HUB_SCHEME)
+    owner, _, short = spelled.rpartition("/")
+    repository = catalog.hub_repository(short, owner or catalog.NAMESPACE)
+
+    def member(signature: str) -> Member:
+        filename = f"{signature}.safetensors"
+        return Member(signature, hub.cached(repository, filename), lambda report: hub.fetch_from(repository, filename, report))
+
+    bag = read_bag(hub.fetch_from(repository, f"{short}.yaml", report))
+    return Named(name, _folder(spelled), tuple(map(member, bag.signatures)), bag.weights, bag.segment)
+
+
+def _folder(name: str) -> str:
+    return name.replace("/", "_")
+
+
+def _unknown(name: str) -> str:
     """Why a name cannot be loaded, and what could."""
     if os.path.exists(name):
         return f"{name}: a model is a .safetensors or .th file"
-    near = difflib.get_close_matches(name, [*catalog.BAGS, *catalog.LEGACY, catalog.DEMO], 1)
-    hint = f"did you mean {near[0]}?" if near else "published are " + ", ".join(catalog.BAGS) + f", and {catalog.DEMO} is bundled"
+    near = difflib.get_close_matches(name, [*catalog.BAGS, *catalog.LEGACY, catalog.DEMO.name], 1)
+    hint = f"did you mean {near[0]}?" if near else "published are " + ", ".join(catalog.BAGS) + f", and {catalog.DEMO.name} is bundled"
     return f"unknown model {name!r}: {hint} (or give the path of a .safetensors file)"
 
 
@@ -98,48 +204,9 @@ def build(checkpoint: Checkpoint, backend: str) -> Model:
     return HDemucs(config, checkpoint.tensors, backend=backend)
 
 
-def _bag(definition: BagFile, path_of: Callable[[str], Path], backend: str) -> BagOfModels:
-    """A bag; a signature that it names twice is loaded once."""
-    from ..models.bag import BagOfModels
-
-    models: dict[str, Model] = {}
-    for signature in definition.signatures:
-        if signature not in models:
-            models[signature] = build(read_model(path_of(signature)), backend)
-    members: Sequence[Model] = [models[signature] for signature in definition.signatures]
-    return BagOfModels(members, definition.weights, definition.segment)
-
-
-def _from_repo(repo: LocalRepo, name: str, backend: str) -> Model | BagOfModels:
-    def path_of(signature: str) -> Path:
-        path = repo.file(signature)
-        check_named_checksum(path)
-        return path
-
-    if name in repo.files:
-        return build(read_model(path_of(name)), backend)
-    return _bag(repo.bag(name), path_of, backend)
-
-
-def _from_hub(name: str, backend: str, report: hub.Report) -> BagOfModels:
-    """`owner/name`, or a name of the default owner: the bag that the repository's own `.yaml` defines."""
-    owner, _, name = name.rpartition("/")
-    repository = catalog.hub_repository(name, owner or catalog.NAMESPACE)
-
-    def path_of(filename: str) -> Path:
-        if path := hub.cached(repository, filename):
-            return path
-        if hub.offline():
-            raise ModelError(f"{repository} has no {filename} in {hub.hub_cache()}, and HF_HUB_OFFLINE forbids the network")
-        return hub.from_hub(repository, filename, report)
-
-    definition = read_bag(path_of(f"{name}.yaml"))
-    return _bag(definition, lambda signature: path_of(f"{signature}.safetensors"), backend)
-
-
 def list_models(repo: str | os.PathLike[str] | None = None) -> dict[str, list[str]]:
-    """The names that `load_model` takes, of `repo` or of what is published: {"bag": names, "single": signatures}."""
+    """The names that `load_model` takes, of `repo` or of what is published and bundled: {"bag": names, "single": signatures}."""
     if repo is None:
-        return {"bag": list(catalog.BAGS), "single": sorted(catalog.LEGACY)}
+        return {"bag": list(catalog.BAGS), "single": [*sorted(catalog.LEGACY), catalog.DEMO.name]}
     local = LocalRepo(repo)
     return {"bag": sorted(local.bags), "single": sorted(local.files)}
