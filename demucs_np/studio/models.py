@@ -18,8 +18,8 @@ POLL = 0.2  # seconds
 def offered(pace: Pace) -> list[dict[str, Any]]:
     """Name, stems, what it is, megabytes to fetch (0: here already), and pace."""
     demo = {
-        "name": catalog.DEMO, "stems": list(catalog.STEMS), "about": "small, bundled; knows synthesised music only", "fetch": 0,
-        "licence": "MIT", "pace": pace.of(catalog.DEMO),
+        "name": catalog.DEMO.name, "stems": list(catalog.DEMO.stems), "about": "small, bundled; knows synthesised music only", "fetch": 0,
+        "licence": "MIT", "pace": pace.of(catalog.DEMO.name),
     }  # fmt: skip
     return [demo] + [
         {
@@ -32,14 +32,19 @@ def offered(pace: Pace) -> list[dict[str, Any]]:
 
 def missing(bag: catalog.Bag) -> int | None:
     """Megabytes that are not in the cache; None where that is not known."""
-    absent = [signature for signature, path in hub.files(bag.signatures).items() if path is None]
+    absent = _absent(bag)
     if not absent:
         return 0
     return None if bag.megabytes is None else bag.megabytes * len(absent)
 
 
+def _absent(bag: catalog.Bag) -> list[str]:
+    """Signatures of the files that are not in the cache."""
+    return [signature for signature in dict.fromkeys(bag.signatures) if hub.find(signature) is None]
+
+
 def known(name: str) -> bool:
-    return name == catalog.DEMO or name in catalog.BAGS
+    return name == catalog.DEMO.name or name in catalog.BAGS
 
 
 def fetch(name: str, tell: Callable[[float], object]) -> None:
@@ -52,7 +57,7 @@ def fetch(name: str, tell: Callable[[float], object]) -> None:
     bag = catalog.BAGS.get(name)
     if bag is None or missing(bag) == 0:
         return
-    absent = [signature for signature, path in hub.files(bag.signatures).items() if path is None]
+    absent = _absent(bag)
     for number, signature in enumerate(absent):
         failure: list[BaseException] = []
 

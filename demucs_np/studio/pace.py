@@ -28,7 +28,7 @@ class Pace:
         if name in self._known:
             return self._known[name]
         bag = catalog.BAGS.get(name)
-        kind = "demo" if name == catalog.DEMO else bag.architecture if bag and bag.architecture in ESTIMATE else "HTDemucs"
+        kind = "demo" if name == catalog.DEMO.name else bag.architecture if bag and bag.architecture in ESTIMATE else "HTDemucs"
         return ESTIMATE[kind] * (len(set(bag.signatures)) if bag else 1) / default_threads()
 
     def measured(self, name: str, shifts: int, overlap: float, pace: float) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from .. import audio
 from ..audio import Spool
 from ..errors import AudioError, ModelError
-from ..models.bag import BagOfModels, Model
+from ..models.bag import BagOfModels
 from ..separation import apply
 from ..separation.apply import Event, Options
 from ..separation.separator import Moments, Normalised
@@ -33,7 +33,7 @@ class Separation:
         self.length = 0
         self.ready = 0
 
-    def run(self, model: Model | BagOfModels, options: Options, stems: list[str], tell: Tell) -> float:
+    def run(self, model: BagOfModels, options: Options, stems: list[str], tell: Tell) -> float:
         """Returns the seconds it took. What `tell` raises ends it; nothing is left behind then."""
         began = time.monotonic()
         shutil.rmtree(self.work, ignore_errors=True)
@@ -56,7 +56,7 @@ class Separation:
             raise
         return time.monotonic() - began
 
-    def _read(self, model: Model | BagOfModels, origin: Spool, tell: Tell) -> Moments:
+    def _read(self, model: BagOfModels, origin: Spool, tell: Tell) -> Moments:
         moments = Moments()
         tell("reading", 0.0, None, 0)
         with audio.open_track(self.source) as track:
@@ -70,9 +70,7 @@ class Separation:
         self.length = origin.samples
         return moments
 
-    def _separate(
-        self, model: Model | BagOfModels, options: Options, stems: list[str], origin: Spool, moments: Moments, tell: Tell
-    ) -> None:
+    def _separate(self, model: BagOfModels, options: Options, stems: list[str], origin: Spool, moments: Moments, tell: Tell) -> None:
         mean, std = np.float32(moments.mean), np.float32(moments.std + 1e-8)
 
         def progress(event: Event) -> None:

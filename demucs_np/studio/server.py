@@ -87,7 +87,7 @@ class Studio:
         shutil.copyfile(DEMO_FILE, folder / "original")
         track = _add(self, folder, "demo song.flac")
         if separate:
-            self.enqueue(track, Wish(DEMO))
+            self.enqueue(track, Wish(DEMO.name))
         return track
 
     async def listen(self, wanted: str | None = None) -> AsyncIterator[ServerSentEvent]:

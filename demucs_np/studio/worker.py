@@ -9,7 +9,7 @@ import traceback
 from typing import Any
 
 from ..errors import DemucsError
-from ..models.bag import BagOfModels, Model
+from ..models.bag import BagOfModels
 from ..separation.apply import Options, wanted_stems
 from ..weights import load_model
 from .library import Library, Track, Wish
@@ -34,7 +34,7 @@ class Worker:
         self._cancel = threading.Event()
         self._stop = threading.Event()
         self._wake = threading.Event()
-        self._loaded: tuple[str, Model | BagOfModels] | None = None
+        self._loaded: tuple[str, BagOfModels] | None = None
         self._warm = False  # whether this process has run the kernels before
         self._thread = threading.Thread(target=self._work, name="separating", daemon=True)
 
@@ -69,7 +69,7 @@ class Worker:
         while track is self._running and time.monotonic() < end:
             time.sleep(0.02)
 
-    def model(self, name: str) -> Model | BagOfModels:
+    def model(self, name: str) -> BagOfModels:
         """Loaded by now; only the last one is kept."""
         if self._loaded is None or self._loaded[0] != name:
             self._loaded = None
