@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 from collections.abc import Callable
@@ -122,7 +123,10 @@ def _here(name: str, path: Path) -> Member:
 
 
 def _published(signature: str) -> Member:
-    return Member(signature, hub.find(signature), lambda report: hub.fetch(signature, report))
+    path = None
+    with contextlib.suppress(OSError):  # a cache that may not be looked into: `get` will say so, if it comes to that
+        path = hub.find(signature)
+    return Member(signature, path, lambda report: hub.fetch(signature, report))
 
 
 def _in_folder(repo: LocalRepo, name: str) -> Named:
