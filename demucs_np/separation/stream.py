@@ -47,7 +47,7 @@ class Stream:
 
     def __init__(
         self,
-        model: Model | BagOfModels | str | Path = "htdemucs",
+        model: BagOfModels | str | Path = "htdemucs",
         *,
         samplerate: int | None = None,
         channels: int | None = None,
@@ -82,13 +82,13 @@ class Stream:
         self._worked = self._work = 0.0  # seconds given out, and seconds of work for them
         self._busy = threading.Lock()
         self._rate = model.samplerate
-        chunks = [(windows.size, *windows.around(windows.size)) for windows in map(self._windows, _members(model))]
+        chunks = [(windows.size, *windows.around(windows.size)) for windows in map(self._windows, model.models)]
         self._reach = max(sum(chunk) for chunk in chunks)  # nothing is read that lies farther back from what was given out
         taps = self._into.lookahead / self.samplerate + self._out.lookahead / model.samplerate
         self.delay: float = max(size + after for size, _, after in chunks) / model.samplerate + taps
         """Seconds: a sample that went in comes out when so much more has come, and the work on it is done."""
 
-    def _run(self, model: Model | BagOfModels, loudness: Literal["running"] | tuple[float, float]) -> Iterator[Block]:
+    def _run(self, model: BagOfModels, loudness: Literal["running"] | tuple[float, float]) -> Iterator[Block]:
         indices = [model.sources.index(name) for name in self.stems]
         members = bag_of(model, indices, lambda _, member: Member(member, [0], [View()], self._windows(member)))
         if loudness == "running":
@@ -277,12 +277,8 @@ def _louder(blocks: Iterator[Block], level: Loudness) -> Iterator[Block]:
         yield start, block
 
 
-def _members(model: Model | BagOfModels) -> Sequence[Model]:
-    return model.models if isinstance(model, BagOfModels) else [model]
-
-
 def _windows_for(
-    model: Model | BagOfModels, hop: float | None, lookahead: float | None, segment: float | None, overlap: float
+    model: BagOfModels, hop: float | None, lookahead: float | None, segment: float | None, overlap: float
 ) -> Callable[[Model], Windows]:
     """How each member's windows lie. Raises UsageError."""
     Options(segment=segment, overlap=overlap).check(model)
@@ -295,7 +291,7 @@ def _windows_for(
     step, ahead = round(hop * rate) if 0 < hop < float("inf") else 0, round(lookahead * rate) if 0 <= lookahead < float("inf") else -1
     if step < 1 or ahead < 0:
         raise UsageError(f"hop is {hop} and lookahead {lookahead} seconds, but they must be above zero, and at least zero")
-    contexts = {id(member): segment if segment is not None else min(member.segment, CONTEXT) for member in _members(model)}
+    contexts = {id(member): segment if segment is not None else min(member.segment, CONTEXT) for member in model.models}
     shortest = min(contexts.values())
     if step + ahead > int(shortest * rate):
         raise UsageError(f"hop and lookahead are {hop + lookahead:g} seconds, but together must fit into a window of {float(shortest):g}")
