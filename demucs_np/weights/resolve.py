@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
 from collections.abc import Callable
@@ -28,8 +27,13 @@ class Member:
     """One model file that a name stands for."""
 
     name: str  # its signature, or its file's name
-    path: Path | None  # where it is on this machine, if it is
+    find: Callable[[], Path | None]  # where it is on this machine, if it is
     get: Callable[[hub.Report], Path]  # downloads it if need be
+
+    @property
+    def path(self) -> Path | None:
+        """Where it is on this machine, if it is. Raises OSError for a cache that may not be looked into."""
+        return self.find()
 
     def read(self, report: hub.Report = hub.to_stderr) -> Checkpoint:
         """Its configuration and tensors. Raises ModelError if it cannot be had, WeightsError if it holds no model."""
@@ -119,14 +123,11 @@ def resolve(
 
 
 def _here(name: str, path: Path) -> Member:
-    return Member(name, path, lambda report: path)
+    return Member(name, lambda: path, lambda report: path)
 
 
 def _published(signature: str) -> Member:
-    path = None
-    with contextlib.suppress(OSError):  # a cache that may not be looked into: `get` will say so, if it comes to that
-        path = hub.find(signature)
-    return Member(signature, path, lambda report: hub.fetch(signature, report))
+    return Member(signature, lambda: hub.find(signature), lambda report: hub.fetch(signature, report))
 
 
 def _in_folder(repo: LocalRepo, name: str) -> Named:
@@ -146,7 +147,7 @@ def _of_repo(repo: LocalRepo, signature: str) -> Member:
         check_named_checksum(path)
         return path
 
-    return Member(signature, path, get)
+    return Member(signature, lambda: path, get)
 
 
 def _on_the_hub(name: str, report: hub.Report) -> Named:
@@ -157,7 +158,7 @@ def _on_the_hub(name: str, report: hub.Report) -> Named:
 
     def member(signature: str) -> Member:
         filename = f"{signature}.safetensors"
-        return Member(signature, hub.cached(repository, filename), lambda report: hub.fetch_from(repository, filename, report))
+        return Member(signature, lambda: hub.cached(repository, filename), lambda report: hub.fetch_from(repository, filename, report))
 
     bag = read_bag(hub.fetch_from(repository, f"{short}.yaml", report))
     return Named(name, _folder(spelled), tuple(map(member, bag.signatures)), bag.weights, bag.segment)
