@@ -15,7 +15,7 @@ help:  ## this list
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev,plots]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+	$(BIN)/python -m pip install --quiet --editable '.[dev,plots,studio]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 	touch $@
 
 # The reference beside the product: the CPU build of PyTorch first, so that demucs finds it.

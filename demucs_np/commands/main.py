@@ -20,8 +20,7 @@ from .interrupts import Interrupted, interruptible
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "separate": (".separate", "separate", "Separate tracks into stems; the word may be left out."),
     "demo": (".demo", "demo", "Separate the bundled song with the bundled model, and show how well that goes."),
-    "studio": (".studio", "studio", "Drop songs on a page in the browser, hear the stems, keep what you want."),
-    "serve": (".serve", "serve", "The studio's HTTP API, without a browser."),
+    "serve": (".serve", "serve", "An HTTP API on this computer: upload songs, follow the work, get stems, mixes and regions."),
     "models": (".models", "models", "List, fetch and check the published models."),
     "convert": (".models", "convert", "Turn official .th packages into .safetensors files."),
     "golden": (".golden", "golden", "Record what PyTorch computes, layer by layer."),

@@ -1,4 +1,4 @@
-"""The HTTP API of the studio, and the page. `demucs-np studio` and `demucs-np serve` run it; `docs/studio.md` shows it with curl."""
+"""The HTTP API of the studio; `demucs-np serve` runs it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from typing import Annotated, Any
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
-from .. import __version__, page
+from .. import __version__
 from ..audio import Encoding, open_track
 from ..demo.song import DEMO_FILE
 from ..errors import DemucsError, UsageError
@@ -135,7 +134,6 @@ def create_app(folder: Path, *, host: str = "127.0.0.1", token: str | None = Non
     _general_routes(app, studio)
     _track_routes(app, studio)
     _result_routes(app, studio)
-    app.mount("/", StaticFiles(directory=page.FOLDER, html=True))
     app.add_middleware(Guard, host=host, token=token)
 
     @app.exception_handler(DemucsError)
