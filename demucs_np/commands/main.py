@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "separate": (".separate", "separate", "Separate tracks into stems; the word may be left out."),
     "demo": (".demo", "demo", "Separate the bundled song with the bundled model, and show how well that goes."),
     "serve": (".serve", "serve", "An HTTP API on this computer: upload songs, follow the work, get stems, mixes and regions."),
+    "stream": (".stream", "stream", "Separate sound while it comes in: from standard input to standard output."),
     "models": (".models", "models", "List, fetch and check the published models."),
     "convert": (".models", "convert", "Turn official .th packages into .safetensors files."),
     "golden": (".golden", "golden", "Record what PyTorch computes, layer by layer."),

@@ -71,7 +71,7 @@ class Stream:
             raise UsageError(f"channels is {channels}, but must be 1 or more")
         audio.convert_channels(np.empty((self.channels, 0), np.float32), model.audio_channels, "the stream")
         self.samplerate = int(self.samplerate)
-        self._channels = min(self.channels, model.audio_channels)
+        self.channels_out = min(self.channels, model.audio_channels)
         self._model_channels, self._threads, self._name = model.audio_channels, threads, type(model).__name__
         self._windows = _windows_for(model, hop, lookahead, segment, overlap)
         self._track = _Growing(model.audio_channels)
@@ -160,7 +160,7 @@ class Stream:
             if not np.isfinite(block).all():
                 raise ModelError("the stream: the model made NaN or infinite samples of it; are its weights damaged?")
             self._track.forget(start + block.shape[-1] - self._reach)
-            block = np.stack([audio.convert_channels(stem, self._channels) for stem in block])
+            block = np.stack([audio.convert_channels(stem, self.channels_out) for stem in block])
             with use_threads(self._threads):
                 parts.append(self._out.push(block.reshape(-1, block.shape[-1])))  # [stems, C, n] -> [stems * C, n]
             if start:
@@ -168,9 +168,9 @@ class Stream:
                 self._work += time.perf_counter() - began
 
     def _stems(self, parts: list[np.ndarray]) -> dict[str, np.ndarray]:
-        rows = np.concatenate(parts, axis=1) if parts else np.empty((len(self.stems) * self._channels, 0), np.float32)
+        rows = np.concatenate(parts, axis=1) if parts else np.empty((len(self.stems) * self.channels_out, 0), np.float32)
         self._sent += rows.shape[1]
-        return dict(zip(self.stems, rows.reshape(len(self.stems), self._channels, -1), strict=True))
+        return dict(zip(self.stems, rows.reshape(len(self.stems), self.channels_out, -1), strict=True))
 
     def _turn(self) -> _Turn:
         if self._blocks is None:

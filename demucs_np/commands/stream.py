@@ -1,0 +1,87 @@
+"""`demucs-np stream`: options of the pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+import click
+
+from ..errors import UsageError
+
+
+@click.command()
+@click.option("-n", "--name", default="htdemucs", show_default=True, help="Model: a published name, or the path of a .safetensors file.")
+@click.option("--repo", type=click.Path(path_type=Path), help="Folder with models (.safetensors, .th) and bags (.yaml), for use with -n.")
+@click.option("--rate", default=44100, show_default=True, type=click.IntRange(min=1), help="Sample rate of both sides, in Hz.")
+@click.option("--channels", default=2, show_default=True, type=click.IntRange(min=1), help="Channels that come in.")
+@click.option(
+    "--format", "kind", type=click.Choice(["f32", "s16"]), default="f32", show_default=True,
+    help="Samples of both sides: 32-bit floats or 16-bit integers, little-endian, channels interleaved.",
+)  # fmt: skip
+@click.option("--wav", is_flag=True, help="WAV on both sides: rate, channels and format are those of the header that comes in.")
+@click.option("--stems", metavar="A,B", help="Stems that go out, their channels side by side in this order.  [default: all]")
+@click.option("--mix", metavar="A=1,B=0.5", help="Send out one mix of stems with these gains; stems that are not named are left out.")
+@click.option("--hop", type=float, help="Low delay: seconds from one window to the next.  [default: whole windows, a delay of a segment]")
+@click.option("--lookahead", type=float, help="With --hop: seconds of a window after what is given out.  [default: 0.5]")
+@click.option("--segment", type=click.FloatRange(min=0, min_open=True), help="Length of the windows in seconds.")
+@click.option(
+    "--loudness", metavar="MEAN,STD", help="Mean and standard deviation to hear the sound at.  [default: those of all that was heard]"
+)
+@click.option(
+    "--max-lag", type=click.FloatRange(min=0, min_open=True),
+    help="For live sound: when more than so many seconds wait to be worked on, skip them with a cross-fade.",
+)  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; the result is the same for any number.  [default: all cores]")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing of delay and lag on standard error.")
+@click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
+def stream(
+    name: str, repo: Path | None, rate: int, channels: int, kind: str, wav: bool, stems: str | None, mix: str | None, hop: float | None,
+    lookahead: float | None, segment: float | None, loudness: str | None, max_lag: float | None, threads: int | None, quiet: bool,
+    verbose: bool,
+) -> None:  # fmt: skip
+    """Separate sound while it comes in: from standard input to standard output.
+
+    \b
+    Karaoke from a radio station:
+      ffmpeg -v error -i URL -f wav - | demucs-np stream --wav --mix drums=1,bass=1,other=1 --hop 2 | ffplay -v error -nodisp -
+    """
+    if mix and stems:
+        raise click.UsageError("--stems and --mix exclude each other.")
+    if sys.stdin.isatty():
+        raise UsageError("standard input is a terminal: pipe sound into this command, as `demucs-np stream --help` shows")
+    if sys.stdout.isatty():
+        raise UsageError("standard output is a terminal: pipe the sound into a player or a file, as `demucs-np stream --help` shows")
+    from ..separation.pipe import Feed, Pipe, Sound, parse_mix, read_header, write_all
+    from ..separation.stream import Stream
+    from ..weights import load_model
+
+    def tell(line: str) -> None:
+        if not quiet:
+            click.echo(line, err=True)
+
+    feed = Feed(sys.stdin.fileno())
+    level = _loudness(loudness)
+    model = load_model(name, repo=repo)
+    gains = parse_mix(mix, model.sources) if mix else None
+    wanted = list(gains) if gains else [stem.strip() for stem in stems.split(",")] if stems else None
+    sound = read_header(feed) if wav else Sound(rate, channels, kind)  # type: ignore[arg-type]
+    separated = Stream(
+        model, samplerate=sound.rate, channels=sound.channels, stems=wanted, hop=hop, lookahead=lookahead, segment=segment,
+        loudness=level or "running", threads=threads,
+    )  # fmt: skip
+    names = "a mix of " + ", ".join(gains) if gains else ", ".join(separated.stems)
+    tell(f"{sound.channels} channels at {sound.rate} Hz ({sound.format}) in, {names} out, {separated.delay:.1f} s later")
+    with contextlib.suppress(BrokenPipeError):  # whoever listened has gone
+        Pipe(feed, sound, separated, gains, write_all(sys.stdout.fileno()), max_lag=max_lag, tell=tell).run()
+
+
+def _loudness(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        mean, std = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f'"{text}" is not a loudness: give a mean and a standard deviation, as in 0,0.1') from error
+    return mean, std
