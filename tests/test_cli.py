@@ -443,7 +443,12 @@ def test_help_is_quick_and_imports_compile_nothing() -> None:
 
 def command(*args: str, **options: Any) -> subprocess.Popen[str]:
     here = str(Path(__file__).parent)
-    return subprocess.Popen([sys.executable, "-c", FAKE_COMMAND, here, *args], text=True, **options)
+    return subprocess.Popen([sys.executable, "-c", FAKE_COMMAND, here, *args], text=True, preexec_fn=_hear_hang_ups, **options)
+
+
+def _hear_hang_ups() -> None:
+    """Whoever runs the tests under `nohup` has them ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")

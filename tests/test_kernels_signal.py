@@ -50,6 +50,7 @@ def test_transpose_and_copy(backend, channels, n):
     assert not np.shares_memory(copied, x)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in scalar:RuntimeWarning")  # kernels as plain Python say so
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_finite(backend, value):
