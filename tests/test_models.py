@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from demucs_np.errors import AudioError, UsageError
+from demucs_np.errors import AudioError, ModelError, UsageError
 from demucs_np.models import spectral
 from demucs_np.models.config import DemucsConfig, HDemucsConfig
 from demucs_np.models.demucs import Demucs
@@ -22,7 +22,7 @@ def demucs(backend="numpy", **arguments):
 
 
 def hdemucs(backend="numpy", **arguments):
-    config = HDemucsConfig(("vocals", "rest"), **({"channels": 4, "depth": 3, "nfft": 128, "dconv_comp": 1} | arguments))
+    config = HDemucsConfig(("vocals", "rest"), **({"channels": 4, "depth": 3, "nfft": 256, "dconv_comp": 1} | arguments))
     return HDemucs(config, draw_tensors(1, expected_tensors(config)), backend)
 
 
@@ -129,3 +129,12 @@ def test_late_envelope_lacks_a_frame_at_the_start():
     envelope = 1 / spectral.inverse_envelope_of(128, 640, -64, 24)
     assert envelope[0] == pytest.approx(1.25)  # 1 + 1/4, where 1/4 more is missing
     np.testing.assert_allclose(envelope[32:], 1.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+@pytest.mark.parametrize("channels", [4, 8])
+def test_a_time_branch_that_does_not_fit_where_it_joins_is_refused(channels: int, backend: str) -> None:
+    """Compiled kernels would read beyond its end; upstream refuses it as well."""
+    model = hdemucs(backend, channels=channels, nfft=128)
+    with pytest.raises(ModelError, match=r"the time branch has 141 steps where it joins 282 frames: nfft does not fit the strides"):
+        model(noise(9000))

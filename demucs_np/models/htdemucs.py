@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import ModelError, UsageError
 from ..kernels.layer import linear
 from ..operations.numpy_ops import restored
 from . import spectral
@@ -104,6 +104,8 @@ class Hybrid(Network):
                 x = x.reshape(1, -1, x.shape[2])  # [T, 1, C] -> [1, T, C]
             lengths.append(x.shape[1])
             joins = inject is not None and index == len(self.tencoder) - 1
+            if joins and xt.shape[1] != len(x):  # as upstream; kernels check nothing, and would read beyond its end
+                raise ModelError(f"the time branch has {xt.shape[1]} steps where it joins {len(x)} frames: nfft does not fit the strides")
             x = tap(f"encoder.{index}", encode(x, inject if joins else None), "TFC" if encode.freq else "TC")  # -> [T, F/stride, C']
             if index == 0:
                 ops.free(*inputs)  # the inputs of the other layers are skips, and the decoder frees them
