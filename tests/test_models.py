@@ -138,3 +138,10 @@ def test_a_time_branch_that_does_not_fit_where_it_joins_is_refused(channels: int
     model = hdemucs(backend, channels=channels, nfft=128)
     with pytest.raises(ModelError, match=r"the time branch has 141 steps where it joins 282 frames: nfft does not fit the strides"):
         model(noise(9000))
+
+
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+@pytest.mark.parametrize("nfft", [96, 256])
+def test_bands_with_no_row_are_refused(nfft: int, backend: str) -> None:
+    with pytest.raises(ModelError, match="too short|does not fit"):
+        hdemucs(backend, nfft=nfft, cac=False, multi_freqs=(0.1,), multi_freqs_depth=2)(noise(3000))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import ModelError
+
 EPS = 1e-5  # of every norm in the models
 
 
@@ -51,14 +53,17 @@ class Conv:
     def extent(self, length_in: int, rows: int | None, length: int | None) -> tuple[int, int]:
         """Windows along an input of `length_in` positions, and positions of the result, where they are not given.
 
-        Raises ValueError for a result longer than the windows give.
+        Raises ValueError for a result longer than the windows give, ModelError where there is not one window.
         """
         if rows is None:
             rows = length_in + self.width - 1 if self.upsample > 1 else (length_in + 2 * self.pad - self.width) // self.stride + 1
         longest = rows * self.upsample - self.crop
         if length is not None and length > longest:
             raise ValueError(f"{length} positions asked of {longest}")
-        return rows, longest if length is None else length
+        length = longest if length is None else length
+        if rows < 1 or length < 1:  # kernels check nothing
+            raise ModelError(f"a layer is given {length_in} of the {self.width} positions that its kernel spans: the input is too short")
+        return rows, length
 
     @property
     def outputs(self) -> int:

@@ -135,6 +135,8 @@ class Hybrid(Network):
                 xt = tap(f"tdecoder.{index - parts_at}", xt, "TC")
             ops.free(pre)
 
+        if x.shape[:2] != z.shape[:2]:  # as above: the inverse, and Wiener filtering, read every bin
+            raise ModelError(f"the decoder gives {x.shape[1]} of {z.shape[1]} frequencies: multi_freqs does not fit nfft and the strides")
         affine: dict[str, Any] = {"moments": moments, "time": xt, "time_moments": moments_t}
         if not self.config.cac:
             x = spectral.mask(ops, z, restored(x, moments), self.config.wiener_iters, self.config.wiener_residual)
