@@ -31,7 +31,7 @@ class Sndfile:
 
     def __init__(self, open_: Callable[[], soundfile.SoundFile], skip: int = 0, told: int = 0) -> None:
         file = open_()
-        self._open, self._file, self._skip, self._told = open_, file, skip, told
+        self._file, self._told = file, told
         self.samplerate = int(file.samplerate)
         self.channels = int(file.channels)
         self.samples = int(file.frames) if file.frames < 1 << 60 else None  # a FLAC that was written into a pipe
