@@ -247,3 +247,29 @@ def test_blocks_of_an_mp3_are_the_whole(tmp_path: Path, monkeypatch: pytest.Monk
     whole = soundfile.read(path, dtype="float32", always_2d=True)[0].T
     monkeypatch.setattr(audio.source, "BLOCK", 3001)
     assert np.abs(read(path)[0] - whole).max() < 1e-5
+
+
+def test_a_flac_behind_an_id3_tag(tmp_path: Path) -> None:
+    """Some programs write that. The bytes of the FLAC are no frames of an MP3, whatever stands in them."""
+    tag = mp3(tmp_path / "a.mp3", 44100, 2, 1, "-metadata", "title=words").read_bytes()
+    assert tag[:3] == b"ID3"
+    tag = tag[: 10 + (tag[8] << 7 | tag[9])]
+    flac = encode(tmp_path / "a.flac", 44100, 2, "-c:a", "flac", "-sample_fmt", "s16", seconds=20)
+    (tmp_path / "b.flac").write_bytes(tag + flac.read_bytes())
+    assert np.array_equal(read(tmp_path / "b.flac")[0], read(flac)[0])
+
+
+def test_an_mp3_with_noise_between_its_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands by chance in the noise is taken for no frame of another rate; where libsndfile stops at it, ffmpeg goes on."""
+    whole = mp3(tmp_path / "a.mp3", 44100, 2, 20, "-q:a", "4", "-write_xing", 0, "-id3v2_version", 0).read_bytes()
+    noise = np.random.default_rng(0).integers(0, 256, 1000, np.uint8).tobytes()
+    noise += bytes.fromhex("fffb10c4") + bytes(200) + bytes.fromhex("fff310c4")
+    path = tmp_path / "b.mp3"
+    path.write_bytes(whole[:100_000] + noise + whole[100_000:])
+    with pytest.warns(AudioWarning, match=r"b\.mp3: is damaged \(ffmpeg: .*\); the 20\.0 s of 20\.0 s that can be decoded are kept"):
+        assert abs(read(path)[0].shape[1] - 20 * 44100) < 3 * 1152 + 2500
+    monkeypatch.setenv("PATH", "")
+    with pytest.warns(
+        AudioWarning, match=r"b\.mp3: is damaged \(it stops before the end\); the 5\.7 s of 20\.0 s that can be decoded are kept"
+    ):
+        assert read(path)[0].shape[1] == pytest.approx(5.7 * 44100, abs=4410)

@@ -22,6 +22,7 @@ BITRATES = {  # kbit/s by (MPEG 1, layer); index 0 is "free", 15 is no rate
     (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 DECODER_DELAY = 529  # samples
+GAPLESS = 4608  # samples that encoders add before and after a track, and decoders drop, at most
 RATES = (44100, 48000, 32000)  # Hz, of MPEG 1; half of it in MPEG 2, a quarter in 2.5
 
 
@@ -34,6 +35,7 @@ class Part:
     head: bytes = b""
     skip: int = 0
     told: int = 0  # samples that its header says, at least, where they are more than there are
+    there: int = 0  # samples that there are, at least
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def has_parts(start: bytes) -> bool:
 
 
 def parts_of(data: bytes, name: str) -> list[Part]:
-    """One for each part of an MP3 or Ogg file.
+    """One for each part of an MP3 or Ogg file; none where an ID3 tag stands before something else, as before some FLAC files.
 
     Raises AudioError where rate or channels change on the way: no decoder gives all of such a file as one track.
     """
@@ -126,14 +128,15 @@ def _mp3_parts(data: bytes, name: str) -> list[Part]:
     parts: list[Part] = []
     first: Frame | None = None  # of the file
     frames, told = 0, -1  # of the part: frames that are there, and frames that its header says
-    seconds, at, fresh = 0.0, 0, True
+    seconds, at, fresh, synced = 0.0, 0, True, False
 
     def close(stop: int) -> None:
-        if parts:
+        if parts and first is not None:
             parts[-1].stop = stop
+            parts[-1].there = frames * first.samples - GAPLESS
             if told < frames:
                 _give_header(data, parts[-1], frames, told >= 0)
-            elif told > frames + 1 and first is not None:  # the file was cut
+            elif told > frames + 1:  # the file was cut
                 parts[-1].told = (told - 2) * first.samples
 
     while at < len(data):
@@ -142,13 +145,15 @@ def _mp3_parts(data: bytes, name: str) -> list[Part]:
             at, fresh = after, True
             continue
         frame = _frame(data, at)
-        if frame is None or (_frame(data, at + frame.size) is None and at + frame.size < len(data) and not _tag_at(data, at + frame.size)):
-            at = data.find(b"\xff", at + 1)
+        if frame is None or not ((synced and _alike(frame, first)) or _begin(data, at)):
+            if first is None and data[at]:  # some tags have zeros behind them
+                return []
+            at, synced = at + 1 if first is None else data.find(b"\xff", at + 1), False
             if at < 0:
                 break
             continue
-        first = first or frame
-        if (frame.rate, frame.channels) != (first.rate, first.channels):
+        first, synced = first or frame, True
+        if not _alike(frame, first):
             raise AudioError(
                 f"{name}: changes from {first.rate} Hz and {first.channels} channels to {frame.rate} Hz and {frame.channels} at "
                 f"{seconds:.1f} s; save it again as one WAV or FLAC file, or separate its parts"
@@ -166,8 +171,21 @@ def _mp3_parts(data: bytes, name: str) -> list[Part]:
     return parts
 
 
-def _tag_at(data: bytes, at: int) -> bool:
-    return data[at : at + 3] in (b"ID3", b"TAG") or data[at : at + 8] == b"APETAGEX"
+def _alike(frame: Frame, other: Frame | None) -> bool:
+    return other is not None and (frame.rate, frame.channels) == (other.rate, other.channels)
+
+
+def _begin(data: bytes, at: int) -> bool:
+    """Whether frames begin here: three alike, up to a tag or the end. Two stand by chance in a few megabytes of other data."""
+    first = _frame(data, at)
+    for _ in range(3):
+        frame = _frame(data, at)
+        if frame is None or not _alike(frame, first):
+            return False
+        at += frame.size
+        if at >= len(data) or _after_tag(data, at) > at:
+            break
+    return True
 
 
 def _told(data: bytes, at: int, frame: Frame) -> int:

@@ -29,9 +29,9 @@ class Forward(soundfile.SoundFile):  # type: ignore[misc]
 class Sndfile:
     """A `Decoder`."""
 
-    def __init__(self, open_: Callable[[], soundfile.SoundFile], skip: int = 0, told: int = 0) -> None:
+    def __init__(self, open_: Callable[[], soundfile.SoundFile], skip: int = 0, told: int = 0, there: int = 0) -> None:
         file = open_()
-        self._file, self._told = file, told
+        self._file, self._told, self._there = file, told, there
         self.samplerate = int(file.samplerate)
         self.channels = int(file.channels)
         self.samples = int(file.frames) if file.frames < 1 << 60 else None  # a FLAC that was written into a pipe
@@ -53,6 +53,8 @@ class Sndfile:
                     raise Undecodable(reason_of(error)) from error
                 break  # it will fail again at the next call
             if len(part) == 0:
+                if self._position + size - left < self._there and len(parts) == 1:
+                    raise Undecodable("it stops before the end")
                 break
             parts.append(part)
             left -= len(part)
@@ -113,8 +115,8 @@ def open_sndfile(location: str, name: str) -> Iterator[Sndfile | Joined]:
         try:
             file = stack.enter_context(open(location, "rb"))
             # read, not mapped: a file that another program cuts meanwhile would end this one
-            parts = parts_of(start + file.read(), name) if has_parts(start := file.read(4)) else []
-            decoders = [Sndfile(opener(part), part.skip, part.told) for part in parts] or [Sndfile(opener(None))]
+            parts = parts_of(file.read(), name) if has_parts(file.read(4)) and file.seek(0) == 0 else []
+            decoders = [Sndfile(opener(part), part.skip, part.told, part.there) for part in parts] or [Sndfile(opener(None))]
         except (soundfile.SoundFileError, OSError, ValueError) as error:
             raise Undecodable(reason_of(error)) from error
         yield decoders[0] if len(decoders) == 1 else Joined(decoders, name)
