@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from . import weights
-from .audio import ClipMode, Encoding, Note, reason_of
-from .errors import AudioError, DemucsError, UsageError
+from .audio import ClipMode, Encoding, Note, check_track
+from .errors import DemucsError, UsageError
 from .machine import peak_memory
 from .models.bag import BagOfModels
 from .separation.apply import Options, Progress
@@ -116,21 +116,6 @@ def prepare(job: Job) -> list[str]:
     outputs = Outputs.choose(model, job.stems, job.two_stems, job.other_method)
     job.options.check(model)
     return outputs.names
-
-
-def check_track(track: str | Path) -> None:
-    """Raise AudioError for what is no readable file, before anything is loaded for it. What is in it is seen when it is read."""
-    path = Path(track)
-    if str(track) == "-":
-        return
-    if path.is_dir():
-        raise AudioError(f"{track}: is a folder, not an audio file; name the files in it")
-    try:
-        with open(path, "rb") if path.is_file() else open(os.devnull):
-            path.stat()
-    except (OSError, ValueError) as error:
-        hint = "; if the path contains spaces, put quotes around it" if isinstance(error, FileNotFoundError) else ""
-        raise AudioError(f"{track}: cannot be read ({reason_of(error)}){hint}") from error
 
 
 def run_job(job: Job, progress: Progress | None = None) -> Result:

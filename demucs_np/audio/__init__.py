@@ -12,6 +12,7 @@ from .source import Source as Source
 from .source import Spool as Spool
 from .track import Note as Note
 from .track import Track as Track
+from .track import check_track as check_track
 from .track import open_track as open_track
 from .track import read_blocks as read_blocks
 from .track import warn as warn

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import stat
 import tempfile
 import warnings
 from collections.abc import Callable, Generator, Iterator
@@ -148,11 +147,25 @@ def open_track(path: str | Path, track: int | None = None, note: Note = warn) ->
         yield Track(name, openers, stack, note)
 
 
+def check_track(track: str | Path) -> None:
+    """Raise AudioError for what is no readable file, before anything is loaded for it. What is in it is seen when it is read."""
+    path = Path(track)
+    if str(track) == "-":
+        return
+    try:
+        if path.is_dir():
+            raise AudioError(f"{track}: is a folder, not an audio file; name the files in it")
+        with open(path, "rb") if path.is_file() else open(os.devnull):  # to open a pipe would take something out of it
+            path.stat()
+    except (OSError, ValueError) as error:
+        hint = "; if the path contains spaces, put quotes around it" if isinstance(error, FileNotFoundError) else ""
+        raise AudioError(f"{track}: cannot be read ({reason_of(error)}){hint}") from error
+
+
 def _seekable(path: Path, name: str, stack: ExitStack) -> str:
     """Where decoders find the file: its path, or that of a file without a name which holds what came through a pipe."""
+    check_track(path)
     try:
-        if str(path) != "-" and stat.S_ISDIR(path.stat().st_mode):
-            raise AudioError(f"{name}: is a folder, not an audio file; name the files in it")
         with open(0 if str(path) == "-" else path, "rb", closefd=str(path) != "-") as file:
             if file.seekable() and str(path) != "-":
                 size = os.fstat(file.fileno()).st_size
@@ -166,8 +179,7 @@ def _seekable(path: Path, name: str, stack: ExitStack) -> str:
                 copy.seek(0)
                 location = f"/dev/fd/{copy.fileno()}" if nameless else str(copy.name)
     except OSError as error:
-        hint = "; if the path contains spaces, put quotes around it" if isinstance(error, FileNotFoundError) else ""
-        raise AudioError(f"{name}: cannot be read ({reason_of(error)}){hint}") from error
+        raise AudioError(f"{name}: cannot be read ({reason_of(error)})") from error
     if size == 0:
         raise AudioError(f"{name}: the file is empty; copy or download it again")
     return location

@@ -174,7 +174,7 @@ class _Run:
 
     def readable(self, tracks: Iterable[str]) -> list[str]:
         """The tracks that can be opened; what is said of the others is said before a model is downloaded for them."""
-        from ..jobs import check_track
+        from ..audio import check_track
 
         found = []
         self._settings.key()

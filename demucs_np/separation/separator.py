@@ -20,6 +20,7 @@ from ..threads import use_threads
 from . import apply
 from .apply import Event, Options, Progress
 from .targets import check_targets
+from .windows import Block, Loudness
 
 OtherMethod = Literal["add", "minus", "none"]
 WAV_16 = Encoding()
@@ -79,7 +80,7 @@ class Separator:
         Returns the track as the model hears it, float32 (channels, samples) at the model's rate, and stem -> float32 (channels, samples).
         Raises AudioError for a file that cannot be read or separated.
         """
-        with contextlib.closing(self._read(Path(path), track)) as parts:
+        with contextlib.closing(self.read(Path(path), track)) as parts:
             wav = np.concatenate(list(parts), axis=1)
         return wav, self._separate_in_memory(wav, str(path))
 
@@ -135,12 +136,12 @@ class Separator:
             with _writable(folder):
                 origin = stack.enter_context(Spool(self.audio_channels, folder))
                 moments = Moments()
-                for block in self._read(path, track, note):
+                for block in self.read(path, track, note):
                     origin.append(block)
                     moments.update(block)
             with _writable(folder):
                 spools = [stack.enter_context(Spool(self.audio_channels, folder)) for _ in outputs.names]
-            for start, block in self._stems(origin, moments, outputs.computed, str(path)):
+            for start, block in self.stems_of(origin, moments, outputs.computed, str(path)):
                 with _writable(folder):
                     for spool, part in zip(spools, outputs.mix(block, origin, start), strict=True):
                         spool.append(part)
@@ -151,8 +152,8 @@ class Separator:
             self._tell(Event("write", len(spools), len(spools), 0.0))
         return targets
 
-    def _read(self, path: Path, number: int | None, note: Note = warn) -> Generator[np.ndarray, None, None]:
-        """The file's samples as the model wants them."""
+    def read(self, path: Path, number: int | None = None, note: Note = warn) -> Generator[np.ndarray, None, None]:
+        """The file's samples as the model wants them, block by block: float32 (channels, samples). Raises AudioError."""
         with audio.open_track(path, number, note) as track:
             total, done = math.ceil((track.samples or 0) * self.samplerate / track.samplerate), 0
             self._tell(Event("read", 0, total, None))
@@ -172,21 +173,22 @@ class Separator:
         for start in range(0, wav.shape[1], BLOCK):
             moments.update(wav[:, start : start + BLOCK])
         out = np.empty((len(names), *wav.shape), np.float32)
-        for start, block in self._stems(ArraySource(wav), moments, names, name):
+        for start, block in self.stems_of(ArraySource(wav), moments, names, name):
             out[..., start : start + block.shape[-1]] = block
         return dict(zip(names, out, strict=True))
 
-    def _stems(self, source: Source, moments: Moments, names: list[str], name: str) -> Iterator[tuple[int, np.ndarray]]:
-        """Blocks of the stems (stems, channels, samples), at the loudness of the track."""
+    def stems_of(self, source: Source, moments: Moments, names: list[str], name: str) -> Iterator[tuple[int, np.ndarray]]:
+        """Blocks of the stems `names`, (first sample, float32 (stems, channels, samples)), at the track's loudness, `moments`.
+
+        Raises AudioError, which begins with `name`, for a track that is too short, ModelError for NaN and infinite samples.
+        """
         if moments.count < 2:
             raise AudioError(f"{name}: has {moments.count} samples at {self.samplerate} Hz, too few to be separated")
         mean, std = np.float32(moments.mean), np.float32(moments.std + 1e-8)
         parts = apply.blocks(
             self.model, Normalised(source, mean, std), self.options, stems=names, threads=self.threads, progress=self.progress
         )
-        for start, block in parts:
-            block *= std
-            block += mean
+        for start, block in louder(parts, (mean, std)):
             if not np.isfinite(block).all():
                 raise ModelError(f"{name}: the model made NaN or infinite samples of it; are its weights damaged?")
             yield start, block
@@ -241,6 +243,14 @@ class Normalised:
         out: np.ndarray = self._source.read(start, stop) - self._mean
         out /= self._std
         return out
+
+
+def louder(blocks: Iterator[Block], level: Loudness) -> Iterator[Block]:
+    """The blocks, which models made of a `Normalised` track, with its loudness (mean, deviation) given back, in place."""
+    for start, block in blocks:
+        block *= level[1]
+        block += level[0]
+        yield start, block
 
 
 @dataclass(frozen=True)

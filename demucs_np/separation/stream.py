@@ -17,7 +17,7 @@ from ..kernels.resample import Resampler
 from ..models.bag import BagOfModels, Model
 from ..threads import use_threads
 from .apply import Options, bag_of, wanted_stems
-from .separator import Moments, Normalised
+from .separator import Moments, Normalised, louder
 from .windows import Block, Loudness, Member, Run, View, Windows, late_windows, whole_windows
 
 LOOKAHEAD = 0.5  # seconds, where only the hop is given
@@ -94,7 +94,7 @@ class Stream:
         if loudness == "running":
             return Run(self._track, indices, self._threads, loudness=_Running(self._track)).bag(*members)
         level = _fixed(loudness)
-        return _louder(Run(Normalised(self._track, *level), indices, self._threads).bag(*members), level)
+        return louder(Run(Normalised(self._track, *level), indices, self._threads).bag(*members), level)
 
     def push(self, block: np.ndarray) -> dict[str, np.ndarray]:
         """Take the next samples, float (channels, n), n may be 0; returns stem -> float32 (channels, m) of what has become known by them.
@@ -267,14 +267,6 @@ def _fixed(loudness: tuple[float, float]) -> Loudness:
     if not sensible:
         raise UsageError(f"loudness is {loudness}, but must be 'running', or a mean and a standard deviation that is not below zero")
     return np.float32(mean), np.float32(std + 1e-8)
-
-
-def _louder(blocks: Iterator[Block], level: Loudness) -> Iterator[Block]:
-    """The blocks with their loudness given back."""
-    for start, block in blocks:
-        block *= level[1]
-        block += level[0]
-        yield start, block
 
 
 def _windows_for(

@@ -26,8 +26,8 @@ HEADERS = {
 class Guard:
     """Refuses foreign hosts (DNS rebinding), foreign origins (other sites' scripts and forms), and whoever lacks the token."""
 
-    def __init__(self, app: ASGIApp, host: str, token: str | None) -> None:
-        self.app, self.host, self.token = app, host, token
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
+        self.app, self.token = app, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

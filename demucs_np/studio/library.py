@@ -28,7 +28,6 @@ from filelock import FileLock, Timeout
 
 from ..errors import DemucsError
 
-STATES = ("new", "queued", "running", "done", "failed", "cancelled")
 LABEL = 200  # characters of a name that are kept
 
 
@@ -52,7 +51,7 @@ class Track:
     samplerate: int
     channels: int
     samples: int
-    state: str = "new"
+    state: str = "new"  # new, queued, running, done, failed or cancelled
     wish: Wish | None = None
     order: float = 0.0  # when it was queued
     error: str | None = None

@@ -116,7 +116,7 @@ class Studio:
             self.library.listeners.remove(put)
 
 
-def create_app(folder: Path, *, host: str = "127.0.0.1", token: str | None = None, max_upload: int = 2 * GIGABYTE) -> FastAPI:
+def create_app(folder: Path, *, token: str | None = None, max_upload: int = 2 * GIGABYTE) -> FastAPI:
     """The application for a folder. Raises DemucsError if the folder cannot be had."""
     studio = Studio(folder, max_upload)
 
@@ -134,7 +134,7 @@ def create_app(folder: Path, *, host: str = "127.0.0.1", token: str | None = Non
     _general_routes(app, studio)
     _track_routes(app, studio)
     _result_routes(app, studio)
-    app.add_middleware(Guard, host=host, token=token)
+    app.add_middleware(Guard, token=token)
 
     @app.exception_handler(DemucsError)
     async def refused(_: Request, error: DemucsError) -> Response:

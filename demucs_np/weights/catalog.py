@@ -11,7 +11,6 @@ from pathlib import Path
 
 LEGACY_ROOT = "https://dl.fbaipublicfiles.com/demucs/"
 NAMESPACE = "adefossez"
-DEFAULT = "htdemucs"
 DEMO_FILE = Path(__file__).with_name("demo.safetensors")
 
 STEMS = ("drums", "bass", "other", "vocals")
