@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import demucs_np as dn
-from demucs_np.commands.inspect import read_segment
 from demucs_np.demo.run import DEMO_MODEL
 from demucs_np.demo.song import DEMO_FILE
 from demucs_np.inspection.plots import compressed, pooled
+from demucs_np.inspection.tracing import read_segment
 from demucs_np.models.spectral import spectrogram
 from demucs_np.models.transformer import positions_1d, positions_2d
 from demucs_np.operations.numpy_ops import NumpyOperations

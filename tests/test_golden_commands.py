@@ -13,13 +13,14 @@ import soundfile
 from cases import CASES
 from click.testing import CliRunner, Result
 
-from demucs_np.commands.golden import arguments_of, read_excerpt
 from demucs_np.commands.main import main
 from demucs_np.errors import AudioError, UsageError
 from demucs_np.models.config import config_from_arguments
+from demucs_np.parity.named import arguments_of
 from demucs_np.parity.recipe import draw_mix
 from demucs_np.parity.record import load_golden
-from demucs_np.parity.upstream import require_reference
+from demucs_np.parity.upstream import require_upstream
+from demucs_np.separation.excerpt import read_excerpt
 from demucs_np.weights.resolve import resolve
 
 GOLDEN = Path(__file__).parent / "golden" / "ht_mono.safetensors"
@@ -79,7 +80,7 @@ def test_golden_without_torch_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
     assert result.exit_code == 2
     assert "pip install demucs==4.1.0 torch" in result.output
     with pytest.raises(UsageError, match="torch is not installed"):
-        require_reference()
+        require_upstream()
 
 
 def test_bag_of_several_is_refused_by_name() -> None:
@@ -90,12 +91,14 @@ def test_bag_of_several_is_refused_by_name() -> None:
 def test_excerpt_is_resampled_and_cut(tmp_path: Path) -> None:
     wav = draw_mix(1, 2, 32000, 16000)
     soundfile.write(tmp_path / "a.wav", wav.T, 16000, subtype="FLOAT")
-    whole = read_excerpt(tmp_path / "a.wav", 0, 100_000, CONFIG)
-    part = read_excerpt(tmp_path / "a.wav", 0.5, 4000, CONFIG)
+    whole, moments = read_excerpt(tmp_path / "a.wav", 0, 100_000, CONFIG)
+    part, upto = read_excerpt(tmp_path / "a.wav", 0.5, 4000, CONFIG)
     assert whole.shape == (2, 16000)
     assert part.dtype == np.float32
     assert np.array_equal(part, whole[:, 4000:8000])
-    with pytest.raises(AudioError, match="ends before 7 s"):
+    assert (moments.count, read_excerpt(tmp_path / "a.wav", 0.5, 4000, CONFIG, whole=True)[1].std) == (16000, moments.std)
+    assert upto.count <= 16000
+    with pytest.raises(AudioError, match=r"is 2\.00 s long; choose an --at before its end"):
         read_excerpt(tmp_path / "a.wav", 7, 4000, CONFIG)
 
 

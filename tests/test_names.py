@@ -10,10 +10,10 @@ from click.testing import CliRunner
 from files import song
 from packages import Archive, package
 
-from demucs_np.commands.golden import arguments_of
 from demucs_np.commands.main import main
 from demucs_np.errors import ModelError, UsageError
 from demucs_np.models.layout import expected_tensors
+from demucs_np.parity.named import arguments_of
 from demucs_np.parity.recipe import draw_tensors
 from demucs_np.parity.record import load_golden
 from demucs_np.weights import catalog, load_model

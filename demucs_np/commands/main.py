@@ -23,12 +23,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "serve": (".serve", "serve", "An HTTP API on this computer: upload songs, follow the work, get stems, mixes and regions."),
     "stream": (".stream", "stream", "Separate sound while it comes in: from standard input to standard output."),
     "models": (".models", "models", "List, fetch and check the published models."),
-    "convert": (".models", "convert", "Turn official .th packages into .safetensors files."),
+    "convert": (".convert", "convert", "Turn official .th packages into .safetensors files."),
     "golden": (".golden", "golden", "Record what PyTorch computes, layer by layer."),
-    "verify": (".golden", "verify", "Compare every layer with a golden file, without PyTorch."),
+    "verify": (".verify", "verify", "Compare every layer with a golden file, without PyTorch."),
     "bench": (".bench", "bench", "Measure speed, memory and parity on this machine."),
     "inspect": (".inspect", "inspect", "Print what a model is made of: modules, shapes, sizes, times."),
-    "trace": (".inspect", "trace", "Record the activations of one segment, and draw them."),
+    "trace": (".trace", "trace", "Record the activations of one segment, and draw them."),
 }
 
 

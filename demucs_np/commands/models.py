@@ -1,9 +1,8 @@
-"""The commands `demucs-np models ...` and `demucs-np convert`."""
+"""The commands `demucs-np models ...`."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import click
 
 from ..errors import DemucsError, ModelError
 from ..weights import catalog, hub
-from ..weights.convert import convert_directory, convert_file
 from ..weights.resolve import read_model_file, resolve
 
 repo_option = click.option("--repo", type=click.Path(path_type=Path), help="Folder with models, as for `separate`.")
@@ -137,28 +135,3 @@ def path_command(name: str, repo: Path | None) -> None:
         if member.path is None:
             raise ModelError(f"{member.name} is not cached; `demucs-np models download {name}` fetches it")
         click.echo(member.path)
-
-
-@click.command()
-@click.argument("source")
-@click.argument("target", type=click.Path(path_type=Path))
-@repo_option
-@click.pass_context
-def convert(ctx: click.Context, source: str, target: Path, repo: Path | None) -> None:
-    """Convert SOURCE, an official .th package or any name of one model, to TARGET, a .safetensors file that this program and demucs both
-    load.
-
-    If SOURCE is a folder, every .th file in it is converted into the folder TARGET.
-    """
-    if repo is not None or not Path(source).is_dir():
-        path = resolve(source, repo=repo).only().get(hub.to_stderr)
-        click.echo(f"{path} -> {convert_file(path, target)}")
-        return
-
-    def report(file: Path, result: Path | DemucsError) -> None:
-        if isinstance(result, DemucsError):
-            click.echo(f"Error: {result}", err=True)
-        else:
-            click.echo(f"{os.fspath(file)} -> {result}")
-
-    ctx.exit(0 if convert_directory(Path(source), target, report) else 1)

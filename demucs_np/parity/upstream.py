@@ -32,7 +32,7 @@ TIME = r"(en|de)coder\.\d+|lstm"
 NEEDED = "making a golden file needs the reference: pip install demucs==4.1.0 torch"
 
 
-def require_reference() -> None:
+def require_upstream() -> None:
     """Raise UsageError where torch or demucs is missing."""
     for package in ("torch", "demucs"):
         if importlib.util.find_spec(package) is None:
@@ -44,7 +44,7 @@ def build(klass: str, arguments: Mapping[str, Any], weights: int | Mapping[str, 
 
     `klass` is the dotted name ("demucs.htdemucs.HTDemucs").
     """
-    require_reference()
+    require_upstream()
     import torch
 
     module, name = klass.rsplit(".", 1)

@@ -1,6 +1,5 @@
 """Parity with the PyTorch reference, run live: full-size models layer by layer over whole activations, tracks, and files."""
 
-import importlib.util
 import random
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -17,9 +16,9 @@ from make_goldens import FOLDER, make
 from numpy.typing import NDArray
 
 import demucs_np as dn
-from demucs_np.commands.golden import verify_file
 from demucs_np.models.config import config_from_arguments
 from demucs_np.models.layout import expected_tensors
+from demucs_np.parity.named import verify_file
 from demucs_np.parity.recipe import draw_mix, draw_tensors
 from demucs_np.parity.record import SAMPLES, SKETCH, Golden, Layer, decibels, load_golden, total
 from demucs_np.parity.upstream import build, digest, fingerprint, float32_taps, run
@@ -47,19 +46,12 @@ def case_named(name: str) -> Case:
     return next(case for case in CASES if case.name == name)
 
 
-def needs_class(klass: str) -> None:
-    name = klass.rsplit(".", 1)[1]
-    if importlib.util.find_spec(f"demucs_np.models.{name.lower()}") is None:
-        pytest.skip(f"{name} is not implemented yet")
-
-
 def bag_of(model: Any) -> dn.BagOfModels:
     """A network alone is a bag of one."""
     return model if isinstance(model, dn.BagOfModels) else dn.BagOfModels([model])
 
 
 def ours(klass: str, arguments: Mapping[str, Any], seed: int, backend: str = "numba") -> Any:
-    needs_class(klass)
     config = config_from_arguments(klass, (), arguments)
     return build_ours(Checkpoint(Path("seeded"), config, draw_tensors(seed, expected_tensors(config))), backend)
 
@@ -94,7 +86,6 @@ def compare(reference: torch.nn.Module, mix: NDArray[np.float32], mine: Mapping[
 @pytest.mark.parametrize("name", FULL_SIZE)
 def test_full_size_layer_by_layer(name: str, tmp_path: Path) -> None:
     klass, arguments, seconds = FULL_SIZE[name]
-    needs_class(klass)
     mix = draw_mix(2, 2, int(seconds * 44100))
     with dn.trace() as taps:
         output = ours(klass, arguments, 1)(mix[None])
