@@ -113,7 +113,8 @@ def measure(name: str, *, threads: int | None = None, backend: str = "numba", re
     first, *rest = times
     audio = mix.shape[2] / model.samplerate
     return Result(
-        name, parameters(name), audio, threads, backend, first, min(rest), statistics.median(rest), len(rest), peak_memory()
+        name, parameters(name), audio, threads, backend,
+        first=first, fastest=min(rest), median=statistics.median(rest), runs=len(rest), memory=peak_memory(),
     )  # fmt: skip
 
 

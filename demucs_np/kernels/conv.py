@@ -137,12 +137,7 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, o
             start = b0 - first
         else:
             start, shift = b0, l0 * stride * C
-        m = 0
-        for b in range(start, start + b1 - b0):
-            for i in range(nl):
-                table[m] = shift + b * slot + i * stride * places
-                m += 1
-
+        _windows(table, shift + start * slot, b1 - b0, slot, nl, stride * places)
         group = b1 - b0 if together else 1  # of b whose rows follow each other in `out`
         for n in range(0, N, CHUNK):
             columns = min(CHUNK, N - n)
@@ -169,6 +164,14 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, o
                 elif not direct:
                     _store(z, at, ldc, size, columns, act == GLU, place, wide, target)
                 at += size * ldc
+
+
+@inline
+def _windows(table, first, groups, slot, rows, leap):
+    """The offset of each window: `rows` in each of `groups` rows of the input."""
+    for b in range(groups):
+        for i in range(rows):
+            table[b * rows + i] = first + b * slot + i * leap
 
 
 @inline

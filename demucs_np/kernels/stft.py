@@ -14,9 +14,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..operations.numpy_ops import hann
 from ._jit import DISABLED, exact, kernel, view
 from .tiles import pool
+from .window import hann
 
 WIDE = 8  # transforms side by side: a multiple of it
 FRAMES = WIDE  # forward: frames of one channel side by side

@@ -6,7 +6,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..operations.numpy_ops import Array, NumpyOperations, hann
+from ..kernels.window import hann
+from ..operations.numpy_ops import Array, NumpyOperations
 
 
 def spectrogram(ops: NumpyOperations, mix: Array, n_fft: int, *, zeros: bool = False) -> Array:

@@ -9,15 +9,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ..kernels.layer import EPS, Conv
+from ..kernels.window import hann
 
 Array = np.ndarray
-
-
-@lru_cache(maxsize=8)
-def hann(n: int) -> Array:
-    """The periodic Hann window, computed in float64 and rounded once."""
-    window: Array = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)).astype(np.float32)
-    return window
 
 
 def sigmoid(x: Array) -> Array:
