@@ -7,10 +7,10 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 MODEL ?= demo
 OUT ?= separated
 
-.PHONY: help demo run test test-plain live lint type bench docs parity site dist clean
+.PHONY: help demo run test test-plain test-arm64 live lint type bench docs parity site dist clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,12 @@ test: $(VENV)/ready  ## everything that needs no PyTorch
 
 test-plain: $(VENV)/ready  ## the kernels as plain Python, without compilation
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q tests/test_kernels_*.py tests/test_resample.py
+
+test-arm64: .arm64/ready  ## the kernels and the goldens on 64-bit ARM, emulated: hours
+	.ci/arm64 -m pytest -q tests/test_parity.py tests/test_kernels_*.py tests/test_resample.py tests/test_lstm.py tests/test_local_attention.py tests/test_wiener.py
+
+.arm64/ready: .ci/arm64
+	.ci/arm64 setup
 
 live: $(LIVE)/ready  ## against PyTorch, with full-size models
 	$(LIVE)/bin/python -m pytest -q -m torch tests/live
@@ -68,4 +74,4 @@ dist: $(VENV)/ready  ## wheel and sdist in dist/
 	$(BIN)/python -m build --quiet --outdir dist .
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) $(LIVE) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LIVE) .arm64 dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -191,6 +191,9 @@ def test_the_tour_holds_no_outputs() -> None:
         assert cell.get("execution_count") is None
 
 
+PICTURES, PLAYERS = 4, 3  # that the tour shows
+
+
 def needs() -> str:
     missing = [name for name in ("nbclient", "ipykernel", "matplotlib") if importlib.util.find_spec(name) is None]
     return " and ".join(missing)
@@ -199,7 +202,10 @@ def needs() -> str:
 @pytest.mark.skipif(bool(needs()), reason=f"{needs()} not installed")
 def test_the_tour_runs() -> None:
     """In a process of its own: the warnings of Jupyter are not ours."""
-    run = "import nbclient, nbformat; nbclient.NotebookClient(nbformat.read('tour.ipynb', 4), timeout=600).execute()"
+    run = (
+        "import nbclient, nbformat; book = nbformat.read('tour.ipynb', 4); nbclient.NotebookClient(book, timeout=600).execute(); "
+        "print(nbformat.writes(book))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", run],
         cwd=ROOT / "docs",
@@ -209,3 +215,12 @@ def test_the_tour_runs() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    kinds = []
+    for cell in json.loads(done.stdout)["cells"]:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            assert output["output_type"] != "stream" or output["name"] == "stdout", output
+            kinds += [kind for kind in ("image/png", "text/html") if kind in data] or (["text/plain"] if data else [])
+            assert "<Figure" not in "".join(data.get("text/plain", "")) or "image/png" in data, "a picture that nobody sees"
+    assert kinds.count("image/png") == PICTURES
+    assert kinds.count("text/html") == PLAYERS

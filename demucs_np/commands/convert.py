@@ -11,10 +11,11 @@ from ..errors import DemucsError
 from ..weights import hub
 from ..weights.convert import convert_directory, convert_file
 from ..weights.resolve import resolve
+from . import completion
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=completion.models)
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--repo", type=click.Path(path_type=Path), help="Folder with models, as for `separate`.")
 @click.pass_context

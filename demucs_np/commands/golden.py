@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from . import completion
+
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The golden file to write.")
 @click.option("--repo", type=click.Path(path_type=Path), help="Folder with models, as for `separate`.")
 @click.option("--audio", type=click.Path(path_type=Path), help="Take the input from this file.  [default: drawn from --seed]")

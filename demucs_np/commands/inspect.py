@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from . import completion
+
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @click.option("--repo", type=click.Path(path_type=Path), help="Folder with models, as for `separate`.")
 @click.option("--time", "timed", is_flag=True, help="Run one segment and show each module's share of the time.")
 @click.option("--threads", type=click.IntRange(min=1), help="With --time: CPU threads.  [default: all cores]")

@@ -11,6 +11,7 @@ import traceback
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from .. import __version__
 from ..errors import DemucsError
@@ -55,6 +56,13 @@ class LazyCommands(click.Group):
             args = ["separate", *args]
         return super().parse_args(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands, or else the file that would be separated."""
+        if ctx.parent is None and incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        names = [CompletionItem(name, help=text) for name, (_, _, text) in COMMANDS.items() if name.startswith(incomplete)]
+        return [CompletionItem(incomplete, type="file"), *names]  # in this order: bash forgets what came before a file
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             with interruptible():
@@ -80,7 +88,7 @@ class LazyCommands(click.Group):
 
 def _refuse_mistyped(word: str, ctx: click.Context) -> None:
     """Raise UsageError for a word that is no file and nearly a command: not for a mistake is a model downloaded."""
-    if word.startswith("-") or os.path.lexists(word) or not word.isidentifier():
+    if ctx.resilient_parsing or word.startswith("-") or os.path.lexists(word) or not word.isidentifier():
         return
     near = difflib.get_close_matches(word, COMMANDS, 1)
     if near:

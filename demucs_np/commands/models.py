@@ -11,6 +11,7 @@ import click
 from ..errors import DemucsError, ModelError
 from ..weights import catalog, hub
 from ..weights.resolve import read_model_file, resolve
+from . import completion
 
 repo_option = click.option("--repo", type=click.Path(path_type=Path), help="Folder with models, as for `separate`.")
 
@@ -43,7 +44,7 @@ def _size(bag: catalog.Bag, paths: dict[str, Path | None]) -> str:
 
 
 @models.command("info")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.models)
 @repo_option
 def info_command(name: str, repo: Path | None) -> None:
     """Describe the model NAME, of any spelling that `separate -n` takes."""
@@ -82,7 +83,7 @@ def _describe_file(path: Path) -> None:
 
 
 @models.command("download")
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", nargs=-1, required=True, shell_complete=completion.models)
 @repo_option
 @click.pass_context
 def download_command(ctx: click.Context, names: Sequence[str], repo: Path | None) -> None:
@@ -99,7 +100,7 @@ def download_command(ctx: click.Context, names: Sequence[str], repo: Path | None
 
 
 @models.command("verify")
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=completion.models)
 @repo_option
 @click.pass_context
 def verify_command(ctx: click.Context, names: Sequence[str], repo: Path | None) -> None:
@@ -127,7 +128,7 @@ def verify_command(ctx: click.Context, names: Sequence[str], repo: Path | None) 
 
 
 @models.command("path")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.models)
 @repo_option
 def path_command(name: str, repo: Path | None) -> None:
     """Print where the cached files of the model NAME lie."""

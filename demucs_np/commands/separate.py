@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import DemucsError
+from . import completion
 from .terminal import Bar
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ class OneOf(click.Option):
 
 @click.command()
 @click.argument("tracks", nargs=-1, type=click.Path(path_type=Path, readable=False))
-@click.option("-n", "--name", default="htdemucs", show_default=True, help="Model: a published name, or the path of a .safetensors file.")
+@click.option(
+    "-n", "--name", default="htdemucs", show_default=True, shell_complete=completion.models,
+    help="Model: a published name, or the path of a .safetensors file.",
+)  # fmt: skip
 @click.option("-s", "--sig", metavar="NAME", help="The same as -n: the signature of a single model.")
 @click.option("--repo", type=click.Path(path_type=Path), help="Folder with models (.safetensors, .th) and bags (.yaml), for use with -n.")
 @click.option(
@@ -46,8 +50,10 @@ class OneOf(click.Option):
     "--filename", default="{track}/{stem}.{ext}", show_default=True,
     help="Name of the files, from {parent}, {track}, {trackext}, {stem} and {ext}.",
 )  # fmt: skip
-@click.option("--stems", metavar="A,B", help="Write these stems only, which can save much time with a bag of models.")
-@click.option("--two-stems", metavar="STEM", help="Write this stem and no_STEM.")
+@click.option(
+    "--stems", metavar="A,B", shell_complete=completion.stems, help="Write these stems only, which can save much time with a bag of models."
+)
+@click.option("--two-stems", metavar="STEM", shell_complete=completion.stems, help="Write this stem and no_STEM.")
 @click.option(
     "--other-method", type=click.Choice(["none", "add", "minus"]), default="add", show_default=True,
     help="With --two-stems: no_STEM is the sum of the other stems (add), minus_STEM the track without the stem (minus), or nothing.",

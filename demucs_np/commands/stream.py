@@ -9,10 +9,14 @@ from pathlib import Path
 import click
 
 from ..errors import UsageError
+from . import completion
 
 
 @click.command()
-@click.option("-n", "--name", default="htdemucs", show_default=True, help="Model: a published name, or the path of a .safetensors file.")
+@click.option(
+    "-n", "--name", default="htdemucs", show_default=True, shell_complete=completion.models,
+    help="Model: a published name, or the path of a .safetensors file.",
+)  # fmt: skip
 @click.option("--repo", type=click.Path(path_type=Path), help="Folder with models (.safetensors, .th) and bags (.yaml), for use with -n.")
 @click.option("--rate", default=44100, show_default=True, type=click.IntRange(min=1), help="Sample rate of both sides, in Hz.")
 @click.option("--channels", default=2, show_default=True, type=click.IntRange(min=1), help="Channels that come in.")
@@ -21,7 +25,12 @@ from ..errors import UsageError
     help="Samples of both sides: 32-bit floats or 16-bit integers, little-endian, channels interleaved.",
 )  # fmt: skip
 @click.option("--wav", is_flag=True, help="WAV on both sides: rate, channels and format are those of the header that comes in.")
-@click.option("--stems", metavar="A,B", help="Stems that go out, their channels side by side in this order.  [default: all]")
+@click.option(
+    "--stems",
+    metavar="A,B",
+    shell_complete=completion.stems,
+    help="Stems that go out, their channels side by side in this order.  [default: all]",
+)
 @click.option("--mix", metavar="A=1,B=0.5", help="Send out one mix of stems with these gains; stems that are not named are left out.")
 @click.option("--hop", type=float, help="Low delay: seconds from one window to the next.  [default: whole windows, a delay of a segment]")
 @click.option("--lookahead", type=float, help="With --hop: seconds of a window after what is given out.  [default: 0.5]")

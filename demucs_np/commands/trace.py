@@ -7,11 +7,18 @@ from pathlib import Path
 import click
 
 from ..errors import UsageError
+from . import completion
 
 
 @click.command()
 @click.argument("track", type=click.Path(path_type=Path))
-@click.option("-n", "--name", required=True, help="Model: a published name that stands for one model, or the path of a model file.")
+@click.option(
+    "-n",
+    "--name",
+    required=True,
+    shell_complete=completion.models,
+    help="Model: a published name that stands for one model, or the path of a model file.",
+)
 @click.option("--repo", type=click.Path(path_type=Path), help="Folder with models, as for `separate`.")
 @click.option("--at", default=0.0, show_default=True, type=click.FloatRange(min=0), help="Where the segment begins, in seconds.")
 @click.option(

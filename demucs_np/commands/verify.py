@@ -7,11 +7,17 @@ from pathlib import Path
 import click
 
 from ..errors import DemucsError
+from . import completion
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("-n", "--name", help="The model, if its weights are not drawn from a seed: a published name or a file.")
+@click.option(
+    "-n",
+    "--name",
+    shell_complete=completion.models,
+    help="The model, if its weights are not drawn from a seed: a published name or a file.",
+)
 @click.option("--repo", type=click.Path(path_type=Path), help="Folder with models, as for `separate`.")
 @click.option("--backend", type=click.Choice(["numba", "numpy"]), default="numba", show_default=True, help="Which implementation to judge.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")

@@ -28,7 +28,7 @@ from .sums import clear
 DEPTH = 192  # k block: long enough to hide the store and reload of C, short enough for float32 sums to stay accurate and panels in L1/L2
 
 # Fetched into L2 before they are needed: the panel, so many rows ahead (where panels are short, the next one), and the rows of A, so many
-# register blocks of them. These are taken to follow each other. Where they come from memory, small products gain a sixth to a third.
+# register blocks of them, as if they lay one after the other. Where they come from memory, small products gain a sixth to a third.
 AHEAD, BLOCKS_AHEAD = 64, 4
 
 

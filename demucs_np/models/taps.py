@@ -10,7 +10,7 @@ Beside the modules' outputs there are extras, which no module of the reference r
 ends with their name (`*.skip`, `crosstransformer.layers.0.self_attn.weights`):
 
     decoder.N.skip, tdecoder.N.skip   what the layer is given from the encoder
-    ….self_attn.heads, .cross_attn.heads       (1, heads, N, C/heads), what each head adds up, before the output projection
+    ….self_attn.heads, .cross_attn.heads       (1, heads, N, C/heads), each head's weighted sum of the values, before the output projection
     ….self_attn.weights, .cross_attn.weights   (1, heads, N, S), how much of each key a query takes; can be recorded, not replaced
 """
 

@@ -194,7 +194,7 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
 
 
 def build(checkpoint: Checkpoint, backend: str) -> Model:
-    """The model of a checkpoint, which gives up its tensors. Model code is imported here, when it is known which is needed."""
+    """The model of a checkpoint, whose tensors it empties on the way so that none is held twice. Its module is imported only now."""
     config = checkpoint.config
     if isinstance(config, HTDemucsConfig):
         from ..models.htdemucs import HTDemucs
