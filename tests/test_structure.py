@@ -17,7 +17,7 @@ TREES = {path.relative_to(PACKAGE): ast.parse(path.read_text(encoding="utf-8")) 
 ROOMS = [
     "errors", "threads", "machine",
     "kernels", "operations", "models",
-    "weights", "audio", "separation",
+    "weights", "audio", "separation", "api",
     "jobs", "parity", "inspection",
     "demo", "studio",
     "commands",

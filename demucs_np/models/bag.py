@@ -88,6 +88,10 @@ class BagOfModels:
         self.audio_channels = first.audio_channels
         self.backend = first.backend
 
+    def __repr__(self) -> str:
+        kinds = ", ".join(type(model).__name__ for model in self.models)
+        return f"BagOfModels([{kinds}]: {', '.join(self.sources)}; {self.audio_channels} channels at {self.samplerate} Hz)"
+
     @property
     def segment(self) -> Fraction | float:
         """Seconds of the chunks that a long track is cut into; the shortest, where the models differ."""

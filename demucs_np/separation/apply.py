@@ -19,6 +19,7 @@ import numpy as np
 from ..audio.source import ArraySource
 from ..errors import AudioError, UsageError
 from ..models.bag import BagOfModels, Model
+from .progress import as_progress
 from .windows import Block, Chunk, Member, Run, View, Windows, one_window, stride_of, whole_windows
 from .windows import Source as Source
 
@@ -87,7 +88,7 @@ def apply_model(
     segment: float | None = None,
     seed: int = 0,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     transition_power: float = 1.0,
     stems: Sequence[str] | None = None,
     tta: bool = False,
@@ -102,7 +103,7 @@ def apply_model(
     - `split`: work in chunks of `segment` seconds (None: the model's own) that overlap by the fraction `overlap` and are cross-faded with
       triangles, to the power `transition_power`.
     - `threads`: CPU threads (None: all); the samples are the same for any number.
-    - `progress`: called with an `Event` before the first chunk and after each; what it raises ends the separation.
+    - `progress`: called with an `Event` before the first chunk and after each; what it raises ends the separation. True shows a bar.
     - `stems`: which stems, in which order (None: all of `model.sources`). Members of a bag that contribute to none of them are not run.
     - `tta`: average what the model makes of the track, of its polarity inverse and of its channels exchanged: three times the work.
 
@@ -112,7 +113,7 @@ def apply_model(
     source = cast(Source, mix) if hasattr(mix, "read") else ArraySource(_finite(np.asarray(mix, np.float32)))
     options = Options(shifts, split, overlap, segment, seed, transition_power, tta)
     names = wanted_stems(model, stems)
-    parts = blocks(model, source, options, stems=names, threads=threads, progress=progress)
+    parts = blocks(model, source, options, stems=names, threads=threads, progress=as_progress(progress))
     *batch, channels, length = source.shape
     out = np.empty((*batch, len(names), channels, length), np.float32)
     for start, block in parts:
@@ -130,13 +131,14 @@ def blocks(
     progress: Progress | None = None,
     on_chunk: Callable[[Chunk], object] | None = None,
     in_turn: bool = False,
+    draw: random.Random | None = None,
 ) -> Iterator[Block]:
     """As `apply_model`, giving out (start, block) with blocks ([batch,] stems, channels, samples) that follow each other without a gap.
 
     All is checked at once; the first chunk is run at the first `next`. Memory: a few segments for each model and shift.
 
     `on_chunk` is called before and after each call of a model. `in_turn`: a model runs over the whole track before the next one does, as
-    in the reference, and all is one block.
+    upstream, and all is one block. `draw`: where the delays come from, in place of the seed of the options.
     """
     options.check(model)
     indices = [model.sources.index(name) for name in wanted_stems(model, stems)]
@@ -147,7 +149,7 @@ def blocks(
         )
     length = source.shape[-1]
     max_shift = int(MAX_SHIFT * model.samplerate)
-    draw = random.Random(options.seed)
+    draw = draw or random.Random(options.seed)
     delays = {}  # of each model; one that is left out draws all the same
     for number in range(len(model.models)):
         delays[number] = [max_shift - draw.randint(0, max_shift) for _ in range(options.shifts)] or [0]

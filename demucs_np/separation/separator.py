@@ -7,7 +7,7 @@ import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,11 +19,13 @@ from ..models.bag import BagOfModels
 from ..threads import use_threads
 from . import apply
 from .apply import Event, Options, Progress
+from .progress import as_progress
 from .targets import check_targets
 from .windows import Block, Loudness
 
 OtherMethod = Literal["add", "minus", "none"]
 WAV_16 = Encoding()
+ARRAY = "the array"  # what messages call it
 
 
 class Separator:
@@ -31,7 +33,7 @@ class Separator:
 
     `model` is a model, or what `load_model` takes: a name or a path; it is then loaded when it is first needed. `shifts`, `overlap`,
     `split`, `segment`, `seed`, `threads`, `progress` and `stems` are those of `apply_model`, `shifts` being 1 as in the reference; every
-    track starts with the same seed.
+    track starts with the same seed. `progress=True` shows a bar, on a terminal or in a notebook.
 
     Source: `demucs.api.Separator`.
     """
@@ -47,13 +49,16 @@ class Separator:
         stems: Sequence[str] | None = None,
         seed: int = 0,
         threads: int | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> None:
         self._model = model
         self.options = Options(shifts, split, overlap, segment, seed)
         self.stems = stems
         self.threads = threads
-        self.progress = progress
+        self.progress = as_progress(progress)
+
+    def __repr__(self) -> str:
+        return f"Separator({self._model!r}, stems={self.stems!r}, threads={self.threads!r}, {self.options!r})"
 
     @property
     def model(self) -> BagOfModels:
@@ -82,12 +87,15 @@ class Separator:
         """
         with contextlib.closing(self.read(Path(path), track)) as parts:
             wav = np.concatenate(list(parts), axis=1)
-        return wav, self._separate_in_memory(wav, str(path))
+        return wav, self.stems_in_memory(wav, str(path))
 
     def separate_array(self, wav: np.ndarray, samplerate: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Separate `wav`, float (channels, samples) at `samplerate` Hz, of any number of channels; returns as `separate_audio_file`."""
-        name = "the array"
-        wav = np.asarray(wav)
+        wav = self.prepared(np.asarray(wav), samplerate)
+        return wav, self.stems_in_memory(wav, ARRAY)
+
+    def prepared(self, wav: np.ndarray, samplerate: int, name: str = ARRAY) -> np.ndarray:
+        """`wav`, float (channels, samples) at `samplerate` Hz, as the model wants it. Raises AudioError."""
         if wav.ndim != 2 or wav.dtype.kind != "f":
             raise AudioError(f"{name}: has shape {wav.shape} of {wav.dtype}, but must be floats (channels, samples)")
         audio.check_rate(samplerate, name)
@@ -97,8 +105,7 @@ class Separator:
         wav = np.ascontiguousarray(wav, np.float32)
         audio.check_finite(wav, name, 0, int(samplerate))
         with use_threads(self.threads):
-            wav = resample(audio.convert_channels(wav, self.audio_channels, name), int(samplerate), self.samplerate, self.model.backend)
-        return wav, self._separate_in_memory(wav, name)
+            return resample(audio.convert_channels(wav, self.audio_channels, name), int(samplerate), self.samplerate, self.model.backend)
 
     def separate_to_files(
         self,
@@ -167,17 +174,18 @@ class Separator:
                     self._tell(Event("read", done, max(done, total), None))
                     yield block
 
-    def _separate_in_memory(self, wav: np.ndarray, name: str) -> dict[str, np.ndarray]:
+    def stems_in_memory(self, wav: np.ndarray, name: str, **how: Any) -> dict[str, np.ndarray]:
+        """The stems of a `prepared` array, at its loudness; `how` is for `apply.blocks`. Raises as `stems_of`."""
         names = apply.wanted_stems(self.model, self.stems)
         moments = Moments()
         for start in range(0, wav.shape[1], BLOCK):
             moments.update(wav[:, start : start + BLOCK])
         out = np.empty((len(names), *wav.shape), np.float32)
-        for start, block in self.stems_of(ArraySource(wav), moments, names, name):
+        for start, block in self.stems_of(ArraySource(wav), moments, names, name, **how):
             out[..., start : start + block.shape[-1]] = block
         return dict(zip(names, out, strict=True))
 
-    def stems_of(self, source: Source, moments: Moments, names: list[str], name: str) -> Iterator[tuple[int, np.ndarray]]:
+    def stems_of(self, source: Source, moments: Moments, names: list[str], name: str, **how: Any) -> Iterator[tuple[int, np.ndarray]]:
         """Blocks of the stems `names`, (first sample, float32 (stems, channels, samples)), at the track's loudness, `moments`.
 
         Raises AudioError, which begins with `name`, for a track that is too short, ModelError for NaN and infinite samples.
@@ -186,7 +194,7 @@ class Separator:
             raise AudioError(f"{name}: has {moments.count} samples at {self.samplerate} Hz, too few to be separated")
         mean, std = np.float32(moments.mean), np.float32(moments.std + 1e-8)
         parts = apply.blocks(
-            self.model, Normalised(source, mean, std), self.options, stems=names, threads=self.threads, progress=self.progress
+            self.model, Normalised(source, mean, std), self.options, stems=names, threads=self.threads, progress=self.progress, **how
         )
         for start, block in louder(parts, (mean, std)):
             if not np.isfinite(block).all():
