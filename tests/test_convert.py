@@ -18,7 +18,8 @@ from safetensors import safe_open
 from demucs_np.commands.main import main
 from demucs_np.errors import DemucsError, UsageError, WeightsError
 from demucs_np.weights.convert import convert_directory, convert_file
-from demucs_np.weights.resolve import read_model, read_model_file
+from demucs_np.weights.formats import read_model_file
+from demucs_np.weights.resolve import read_model
 
 DATA = Path(__file__).parent / "data"
 

@@ -16,7 +16,7 @@ from packages import Archive, Call, Global, Persistent, package
 
 from demucs_np.errors import WeightsError
 from demucs_np.models.config import DemucsConfig, HTDemucsConfig
-from demucs_np.weights.formats.th import read_archive
+from demucs_np.weights.formats.archive import read_archive
 from demucs_np.weights.resolve import read_model
 
 DATA = Path(__file__).parent / "data"

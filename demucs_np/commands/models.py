@@ -10,7 +10,8 @@ import click
 
 from ..errors import DemucsError, ModelError
 from ..weights import catalog, hub
-from ..weights.resolve import read_model_file, resolve
+from ..weights.formats import read_model_file
+from ..weights.resolve import resolve
 from . import completion
 
 repo_option = click.option("--repo", type=click.Path(path_type=Path), help="Folder with models, as for `separate`.")

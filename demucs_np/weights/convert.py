@@ -14,9 +14,9 @@ import numpy as np
 
 from ..errors import DemucsError, UsageError, WeightsError
 from .files import check_named_checksum, signature, written_whole
+from .formats import read_model_file
 from .formats.checkpoint import ModelFile
 from .formats.stored import DTYPES, Stored, as_float32
-from .resolve import read_model_file
 
 
 def convert_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Path:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ModelError, UsageError, WeightsError
+from ..errors import ModelError, UsageError
 from ..models.config import DemucsConfig, HTDemucsConfig
 from . import catalog, hub
 from .files import check_named_checksum
-from .formats.checkpoint import Checkpoint, ModelFile, read_safetensors_model
+from .formats import read_model_file
+from .formats.checkpoint import Checkpoint
 from .repo import SUFFIXES, BagFile, LocalRepo, read_bag
 
 if TYPE_CHECKING:
@@ -178,19 +179,8 @@ def _unknown(name: str) -> str:
 
 
 def read_model(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a `.safetensors` or `.th` model file as float32 tensors. Raises WeightsError."""
+    """Read a model file of any format as float32 tensors. Raises WeightsError."""
     return read_model_file(path).checkpoint()
-
-
-def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
-    """Read a `.safetensors` or `.th` model file as it is. Raises WeightsError."""
-    if not Path(path).exists():
-        raise WeightsError(f"{os.fspath(path)}: no such file")
-    if Path(path).suffix == ".th":
-        from .formats.th import read_pickled_model
-
-        return read_pickled_model(path)
-    return read_safetensors_model(path)
 
 
 def build(checkpoint: Checkpoint, backend: str) -> Model:

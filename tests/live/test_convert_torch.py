@@ -95,7 +95,7 @@ def test_full_size_published_layout(tmp_path: Path) -> None:
 def test_strided_and_shared_tensors(tmp_path: Path) -> None:
     import torch
 
-    from demucs_np.weights.formats.th import read_archive
+    from demucs_np.weights.formats.archive import read_archive
 
     base = torch.arange(24.0).reshape(4, 6)
     content = {"t": base.T, "row": base[1:3, ::2], "bf16": base.bfloat16(), "parameter": torch.nn.Parameter(base[2]), "long": base.long()}

@@ -1,30 +1,24 @@
-"""Read the official `.th` packages (PyTorch's zip archives) without PyTorch and without running what they pickle.
+"""Run the pickles of model files without running what they hold.
 
 A pickle is a program for a small stack machine that may import and call anything. This module interprets the few
-instructions that a package of `{klass, args, kwargs, state}` needs, itself: nothing is imported, names stay text, and the
-only things ever called are the constructors in `_Machine._calls` below, which build tensors, fractions and numbers. Everything else
-is refused by name.
+instructions that weights need, itself: nothing is imported, names stay text, and the only things ever called are the
+constructors in `Machine._calls` below, which build tensors, fractions and numbers. Everything else is refused by name.
 """
 
 from __future__ import annotations
 
-import os
 import pickletools
 import re
-import stat
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from ...errors import ModelError, WeightsError
-from ...models.config import CLASSES, config_from_arguments
-from .checkpoint import ModelFile, exact_tensors
-from .stored import DTYPES, ClassName, Stored
+from ...errors import WeightsError
+from ...models.config import CLASSES
+from .stored import ClassName, Stored
 
 STORAGES = {
     "torch.DoubleStorage": "F64",
@@ -39,120 +33,7 @@ STORAGES = {
     "torch.BoolStorage": "BOOL",
 }
 QUANTIZERS = re.compile(r"diffq(\.\w+)*\.(DiffQuantizer|UniformQuantizer)")
-MAX_PICKLE = 64 << 20  # bytes of the pickle itself; tensors lie beside it
 MAX_SIZE = 1 << 40
-
-_MAGIC_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # start of a file by torch < 1.6
-
-
-def read_pickled_model(path: str | os.PathLike[str]) -> ModelFile:
-    """Read a `.th` model package.
-
-    Raises WeightsError, with the file and the reason in one line, for a file that is no such package, is damaged, names
-    anything but a Demucs model and its tensors, or does not hold exactly the tensors of its model.
-    """
-    path = Path(path)
-    try:
-        package = read_archive(path)
-        if not isinstance(package, dict) or not {"klass", "args", "kwargs", "state"} <= package.keys():
-            raise WeightsError("not a Demucs model: it holds no package of klass, args, kwargs and state")
-        klass, args, kwargs, state = (package[key] for key in ("klass", "args", "kwargs", "state"))
-        if not isinstance(klass, ClassName):
-            raise WeightsError("not a Demucs model: its klass is no class")
-        if not isinstance(args, (list, tuple)) or not _is_text_dict(kwargs) or not _is_text_dict(state):
-            raise WeightsError("not a Demucs model: its args, kwargs or state are of a wrong type")
-        config = config_from_arguments(klass.name, args, kwargs)
-        return ModelFile(path, config, args, kwargs, exact_tensors(config, state))
-    except RecursionError:
-        raise WeightsError(f"{path}: its contents are nested too deeply") from None
-    except ModelError as error:
-        raise WeightsError(f"{path}: {error}") from None
-
-
-def _is_text_dict(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
-
-
-def read_archive(path: Path) -> Any:
-    """The object in a PyTorch zip archive: dicts, lists, numbers, texts, `Stored` tensors and `ClassName`s.
-
-    Raises WeightsError (its text without the path).
-    """
-    try:
-        with open(path, "rb") as file:
-            start = file.read(512)
-            if not start.startswith(b"PK\x03\x04"):
-                raise WeightsError(_foreign(start))
-            with zipfile.ZipFile(file) as archive:
-                return _read_object(archive)
-    except OSError as error:
-        raise WeightsError(f"cannot be read: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
-        if isinstance(error, RecursionError):
-            raise
-        raise WeightsError(f"truncated or damaged archive ({error}); fetch the file again") from None
-
-
-def _foreign(start: bytes) -> str:
-    if start.startswith(_MAGIC_LEGACY) or start[257:262] == b"ustar":
-        return "written by PyTorch before 1.6, in a format that cannot be read safely; load and save it with a newer PyTorch once"
-    return "not a PyTorch archive"
-
-
-def _read_object(archive: zipfile.ZipFile) -> Any:
-    names = [_checked(member) for member in archive.infolist()]
-    if len(set(names)) != len(names):
-        raise WeightsError("unsafe archive: two members of one name")
-    roots = {name.split("/", 1)[0] for name in names}
-    pickles = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
-    if len(roots) != 1 or len(pickles) != 1:
-        raise WeightsError("not a PyTorch archive: it has no data.pkl in its one folder")
-    (root,) = roots
-    if f"{root}/constants.pkl" in names:
-        raise WeightsError("a TorchScript program, not a package of weights")
-    byteorder = archive.read(f"{root}/byteorder") if f"{root}/byteorder" in names else b"little"
-    if byteorder not in (b"little", b"big"):
-        raise WeightsError(f"unknown byte order {byteorder[:20]!r}")
-    if archive.getinfo(pickles[0]).file_size > MAX_PICKLE:
-        raise WeightsError("its pickle is too large for a package of weights")
-    storages = _Storages(archive, root, ">" if byteorder == b"big" else "<")
-    return _Machine(storages.tensor_data).run(archive.read(pickles[0]))
-
-
-def _checked(member: zipfile.ZipInfo) -> str:
-    """The name of an archive's member, which must be a plain file somewhere below the archive's one folder."""
-    # ZipInfo.filename has been cut and translated already.
-    name = member.orig_filename
-    parts = re.split(r"[/\\]", name)
-    if name.startswith(("/", "\\")) or ".." in parts or "\\" in name or "\0" in name or re.match(r"[A-Za-z]:", name):
-        raise WeightsError(f"unsafe archive: it has a member named {name!r}")
-    mode = member.external_attr >> 16
-    if mode and not (stat.S_ISREG(mode) or stat.S_IFMT(mode) == 0):
-        raise WeightsError(f"unsafe archive: {name!r} is not a plain file")
-    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
-        raise WeightsError(f"not a PyTorch archive: {name!r} is compressed or encrypted")
-    return name
-
-
-class _Storages:
-    """The archive's `data/<key>` members, each read at its first use."""
-
-    def __init__(self, archive: zipfile.ZipFile, root: str, byteorder: Literal["<", ">"]) -> None:
-        self._archive, self._root, self._byteorder = archive, root, byteorder
-        self._read: dict[str, bytes] = {}
-
-    def tensor_data(self, dtype: str, key: str, count: int) -> np.ndarray:
-        """`count` numbers of storage `key`."""
-        name = f"{self._root}/data/{key}"
-        if key not in self._read:
-            try:
-                self._read[key] = self._archive.read(name)
-            except KeyError:
-                raise WeightsError(f"truncated or damaged archive: no member {name!r}") from None
-        numbers = DTYPES[dtype].newbyteorder(self._byteorder)
-        if count * numbers.itemsize > len(self._read[key]):
-            raise WeightsError(f"truncated or damaged archive: {name!r} has {len(self._read[key])} bytes, {count} numbers need more")
-        return np.frombuffer(self._read[key], numbers, count)
 
 
 @dataclass(frozen=True)
@@ -218,7 +99,7 @@ def _encode(text: Any, encoding: Any = None) -> bytes:
 _MARK = object()
 
 
-class _Machine:
+class Machine:
     """The stack machine of pickle, down to the instructions that plain data need."""
 
     def __init__(self, tensor_data: Callable[[str, str, int], np.ndarray]) -> None:
