@@ -29,6 +29,10 @@ class AudioWarning(UserWarning):
     """An audio file was not read, or a stem not written, just as it is: what was kept, or changed."""
 
 
+class CacheWarning(UserWarning):
+    """Compiled kernels could not be kept, or what was kept could not be used."""
+
+
 def reason_of(error: BaseException) -> str:
     """What went wrong, as a part of a sentence."""
     if isinstance(error, OSError) and error.strerror:

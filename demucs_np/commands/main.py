@@ -8,13 +8,15 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from .. import __version__
-from ..errors import DemucsError
+from ..errors import AudioWarning, CacheWarning, DemucsError
 from .interrupts import Interrupted, interruptible
 
 # name -> (module, command, what it does): a module is imported only when its command runs, so that --help is quick.
@@ -65,7 +67,7 @@ class LazyCommands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with interruptible():
+            with interruptible(), notes_on_stderr():
                 result = super().invoke(ctx)
                 sys.stdout.flush()  # a full disk is found here, not when Python ends
                 return result
@@ -84,6 +86,22 @@ class LazyCommands(click.Group):
             with contextlib.suppress(OSError):
                 sys.stdout.close()  # what could not be written is not tried again
             ctx.exit(1)
+
+
+@contextlib.contextmanager
+def notes_on_stderr() -> Iterator[None]:
+    """Within the block our own warnings are lines like those of the commands."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, (AudioWarning, CacheWarning)):
+                click.echo(f"Note: {message}", err=True)
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = note
+        yield
 
 
 def _refuse_mistyped(word: str, ctx: click.Context) -> None:

@@ -11,12 +11,10 @@ from numba import types
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
+from .cache import cache_of
+
 # NUMBA_DISABLE_JIT=1: kernels run as Python, for debuggers and coverage
 DISABLED = bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]
-# What forces other code: vector width, fused multiply-add, register blocks, reordered sums. None of it must be found in the cache later
-# by a process that does not force it.
-FORCED = ("DEMUCS_NP_LANES", "DEMUCS_NP_FMA", "DEMUCS_NP_ROWS", "DEMUCS_NP_REASSOC")
-CACHE = not any(os.environ.get(name) for name in FORCED)
 
 SUMS = {"reassoc", "nsz", "contract"}  # sums may be split into vector lanes; NaN and infinity keep their meaning (no nnan, ninf)
 EXACT = {"nsz", "contract"}  # for functions whose rounding tricks rely on the order of operations
@@ -28,25 +26,29 @@ if os.environ.get("DEMUCS_NP_REASSOC") == "0":
 Function = Callable[..., Any]
 
 
-def _jit(fastmath: set[str], cache: bool) -> Callable[[Function], Function]:
+def _jit(fastmath: set[str]) -> Callable[[Function], Any]:
     # error_model="numpy": a division is no branch, and its loop vectorises
-    compile_: Callable[[Function], Function] = numba.njit(nogil=True, cache=cache and CACHE, error_model="numpy", fastmath=fastmath)
+    compile_: Callable[[Function], Any] = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)
     return compile_
 
 
 def kernel(function: Function) -> Function:
     """Compile at the first call, without the GIL, and keep the result on disk. Sums may be reordered into vector lanes."""
-    return _jit(SUMS, cache=True)(function)
+    dispatcher: Any = _jit(SUMS)(function)
+    if not DISABLED:
+        dispatcher._cache = cache_of(function)  # as `cache=True` does with Numba's own
+    compiled: Function = dispatcher
+    return compiled
 
 
 def inline(function: Function) -> Function:
     """As `kernel`, for functions that only kernels call."""
-    return _once(_jit(SUMS, cache=False)(function))
+    return _once(_jit(SUMS)(function))
 
 
 def exact(function: Function) -> Function:
     """As `inline`, and nothing is reordered."""
-    return _once(_jit(EXACT, cache=False)(function))
+    return _once(_jit(EXACT)(function))
 
 
 def _once(dispatcher: Any) -> Function:

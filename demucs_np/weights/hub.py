@@ -50,7 +50,10 @@ def legacy_cache() -> Path:
 
 
 def _expanded(path: str) -> Path:
-    return Path(os.path.expandvars(path)).expanduser()
+    try:
+        return Path(os.path.expandvars(path)).expanduser()
+    except RuntimeError as error:  # a user that the system does not know, as in a container
+        raise ModelError("there is no home folder, and so no place for models: set HF_HOME to a folder for them, or name a file") from error
 
 
 def endpoint() -> str:
