@@ -165,7 +165,8 @@ def test_a_full_disk(folder: Path) -> None:
 @needs_root
 def test_a_command_without_a_home(folder: Path) -> None:
     done = subprocess.run(
-        [*nobody(), sys.executable, "-m", "demucs_np", "models", "path", "htdemucs"], cwd=folder, capture_output=True, text=True, check=False,
+        [*nobody(), sys.executable, "-m", "demucs_np", "models", "path", "htdemucs"],
+        cwd=folder, capture_output=True, text=True, check=False,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
     )  # fmt: skip
     assert done.returncode == 1
