@@ -36,7 +36,7 @@ class Job:
     model: str = "htdemucs"
     repo: str | None = None
     backend: str = "numba"
-    options: Options = Options(shifts=1)  # noqa: RUF009 - frozen
+    options: Options = Options()  # noqa: RUF009 - frozen
     stems: tuple[str, ...] | None = None
     two_stems: str | None = None
     other_method: OtherMethod = "add"
@@ -136,6 +136,7 @@ def _separate(job: Job, progress: Progress | None, note: Note) -> dict[str, Path
     separator = Separator(
         warm_model(job.model, job.repo, job.backend), shifts=options.shifts, overlap=options.overlap, split=options.split,
         segment=options.segment, seed=options.seed, stems=job.stems, threads=job.threads, progress=progress,
+        window=options.window, normalize=options.normalize,
     )  # fmt: skip
     return separator.separate_to_files(
         job.track, job.folder, filename=job.filename, two_stems=job.two_stems, other_method=job.other_method, encoding=job.encoding,

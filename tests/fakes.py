@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 from demucs_np.errors import UsageError
+from demucs_np.models.recipe import Recipe
 
 SOURCES = ("drums", "bass", "other", "vocals")
 
@@ -46,6 +47,7 @@ class FakeModel:
         self.segment = segment
         self.gain = gain
         self.backend = "numpy"
+        self.recipe, self.normalize = Recipe(), True
         self.config = TransformerConfig() if kind == "htdemucs" else AnyConfig()
         self.calls: list[tuple[int, ...]] = []
         self.before: Callable[[], None] = lambda: None

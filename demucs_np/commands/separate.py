@@ -61,9 +61,21 @@ class OneOf(click.Option):
 @click.option(
     "--track", "stream", metavar="N", type=click.IntRange(min=1), help="Which audio stream of a file with several.  [its default]"
 )
-@click.option("--shifts", default=1, show_default=True, type=click.IntRange(min=0), help="Average so many passes with random delays.")
+@click.option(
+    "--shifts", type=click.IntRange(min=0),
+    help="Average so many passes with random delays.  [default: the model's own, mostly 1]",
+)  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="For the random delays: the same seed gives the same files.")
-@click.option("--overlap", default=0.25, show_default=True, type=click.FloatRange(0, 1, max_open=True), help="Part of a segment.")
+@click.option("--overlap", type=click.FloatRange(0, 1, max_open=True), help="Part of a segment.  [default: the model's own, mostly 0.25]")
+@click.option(
+    "--window", type=click.Choice(["triangle", "flat"]),
+    help="Cross-fade segments, or average them and fill up the last with zeros.  [default: the model's own, mostly triangle]",
+)  # fmt: skip
+@click.option(
+    "--normalize/--no-normalize",
+    default=None,
+    help="Let the model hear every track at one loudness.  [default: the model's own, mostly yes]",
+)
 @click.option("--no-split", is_flag=True, cls=OneOf, excludes=["segment"], help="Run the whole track at once; needs much memory.")
 @click.option(
     "--segment", type=click.FloatRange(min=0, min_open=True), help="Length of the segments that a track is split into, in seconds."
@@ -97,9 +109,11 @@ def separate(
     two_stems: str | None,
     other_method: OtherMethod,
     stream: int | None,
-    shifts: int,
+    shifts: int | None,
     seed: int,
-    overlap: float,
+    overlap: float | None,
+    window: Any,
+    normalize: bool | None,
     no_split: bool,
     segment: float | None,
     int24: bool,
@@ -142,7 +156,7 @@ def separate(
     folder = out / resolve(name, repo=repo).folder
     settings = Job(
         "track.wav", str(folder), name, str(repo) if repo else None, backend,
-        options=Options(shifts, not no_split, overlap, segment, seed),
+        options=Options(shifts, not no_split, overlap, segment, seed, window=window, normalize=normalize),
         stems=tuple(stem.strip() for stem in stems.split(",")) if stems else None,
         two_stems=two_stems,
         other_method=other_method,

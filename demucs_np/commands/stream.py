@@ -78,7 +78,7 @@ def stream(
     sound = read_header(feed) if wav else Sound(rate, channels, kind)  # type: ignore[arg-type]
     separated = Stream(
         model, samplerate=sound.rate, channels=sound.channels, stems=wanted, hop=hop, lookahead=lookahead, segment=segment,
-        loudness=level or "running", threads=threads,
+        loudness=level, threads=threads,
     )  # fmt: skip
     names = "a mix of " + ", ".join(gains) if gains else ", ".join(separated.stems)
     tell(f"{sound.channels} channels at {sound.rate} Hz ({sound.format}) in, {names} out, {separated.delay:.1f} s later")

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import ModelError, UsageError
 from .config import Config
+from .recipe import Recipe
 
 
 class Model(Protocol):
@@ -44,6 +45,10 @@ class Model(Protocol):
     def backend(self) -> str:
         """numba or numpy."""
 
+    @property
+    def recipe(self) -> Recipe:
+        """How it is run over a track unless one is told otherwise."""
+
     def valid_length(self, length: int) -> int:
         """The length that an input of `length` samples is to be padded to."""
 
@@ -72,6 +77,8 @@ class BagOfModels:
                         f"model {number} of the bag has {name} {getattr(other, name)}, but the first has {getattr(first, name)}: "
                         "only models that agree can be averaged"
                     )
+        if len({model.recipe.normalize for model in models}) > 1:
+            raise ModelError("some models of the bag want the track at its own loudness and some do not: they cannot be averaged")
         if weights is None:
             weights = [[1.0] * len(first.sources)] * len(models)
         if [len(row) for row in weights] != [len(first.sources)] * len(models):
@@ -96,6 +103,11 @@ class BagOfModels:
     def segment(self) -> Fraction | float:
         """Seconds of the chunks that a long track is cut into; the shortest, where the models differ."""
         return min(model.segment for model in self.models)
+
+    @property
+    def normalize(self) -> bool:
+        """Whether the models hear the track at a mean of 0 and a standard deviation of 1 (see `Recipe`)."""
+        return self.models[0].recipe.normalize
 
     @property
     def only(self) -> Model:

@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import AudioError, UsageError
 from ..operations import operations
 from .config import Config
+from .recipe import Recipe
 
 Array = np.ndarray
 
@@ -20,6 +21,7 @@ class Network:
         self.backend = backend
         self.sources, self.samplerate, self.audio_channels = config.sources, config.samplerate, config.audio_channels
         self.segment = config.segment
+        self.recipe = Recipe()
         self.ops = operations(backend)
 
     @property

@@ -19,8 +19,9 @@ import numpy as np
 from ..audio.source import ArraySource
 from ..errors import AudioError, UsageError
 from ..models.bag import BagOfModels, Model
+from ..models.recipe import Window
 from .progress import as_progress
-from .windows import Block, Chunk, Member, Run, View, Windows, one_window, stride_of, whole_windows
+from .windows import Block, Chunk, Member, Run, View, Windows, flat_windows, one_window, stride_of, whole_windows
 from .windows import Source as Source
 
 MAX_SHIFT = 0.5  # seconds
@@ -41,20 +42,23 @@ Progress: TypeAlias = Callable[[Event], object]
 
 @dataclass(frozen=True)
 class Options:
-    """How a track is cut and joined; see `apply_model`. Raises UsageError for values that make no sense."""
+    """How a track is cut and joined; see `apply_model`. None: as the model's recipe says. Raises UsageError for values that make no
+    sense."""
 
-    shifts: int = 0
+    shifts: int | None = None
     split: bool = True
-    overlap: float = 0.25
+    overlap: float | None = None
     segment: float | None = None
     seed: int = 0
     transition_power: float = 1.0
     tta: bool = False
+    window: Window | None = None
+    normalize: bool | None = None  # by `Separator`
 
     def __post_init__(self) -> None:
-        if self.shifts < 0:
+        if self.shifts is not None and self.shifts < 0:
             raise UsageError(f"shifts is {self.shifts}, but must be 0 or more")
-        if not 0 <= self.overlap < 1:
+        if self.overlap is not None and not 0 <= self.overlap < 1:
             raise UsageError(f"overlap is {self.overlap}, but must be at least 0 and below 1: it is a part of the segment")
         if self.segment is not None and not 0 < self.segment < float("inf"):
             raise UsageError(f"segment is {self.segment} seconds, but must be above 0")
@@ -67,11 +71,19 @@ class Options:
         if self.segment is not None and limit is not None and self.segment > limit:
             raise UsageError(f"a segment of {self.segment} seconds is longer than this model allows: choose at most {float(limit):g}")
         for member in model.models:
-            if self.split and stride_of(member, self.segment, self.overlap) < 1:
+            overlap = member.recipe.overlap if self.overlap is None else self.overlap
+            if self.split and stride_of(member, self.segment, overlap) < 1:
                 raise UsageError(
-                    f"chunks of {float(self.segment or member.segment):g} seconds that overlap by {self.overlap} do not advance: "
+                    f"chunks of {float(self.segment or member.segment):g} seconds that overlap by {float(overlap):g} do not advance: "
                     "choose a longer segment or a smaller overlap"
                 )
+
+    def windows(self, model: Model) -> Windows:
+        """Where the model's chunks lie, and how they are joined."""
+        overlap = model.recipe.overlap if self.overlap is None else self.overlap
+        if (self.window or model.recipe.window) == "flat":
+            return flat_windows(model, self.segment, overlap)
+        return whole_windows(model, self.segment, overlap, self.transition_power)
 
     def views(self, channels: int) -> list[View]:
         """How each pass hears the track."""
@@ -84,7 +96,7 @@ def apply_model(
     *,
     shifts: int = 0,
     split: bool = True,
-    overlap: float = 0.25,
+    overlap: float | None = None,
     segment: float | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -92,6 +104,7 @@ def apply_model(
     transition_power: float = 1.0,
     stems: Sequence[str] | None = None,
     tta: bool = False,
+    window: Window | None = None,
 ) -> np.ndarray:
     """Separate `mix`, (channels, samples) or (batch, channels, samples), into float32 ([batch,] stems, channels, samples).
 
@@ -100,8 +113,8 @@ def apply_model(
 
     - `shifts`: so many passes over the track, each delayed by a random time up to half a second, are averaged; 0: one pass, not delayed.
       The delays are drawn from `random.Random(seed)`.
-    - `split`: work in chunks of `segment` seconds (None: the model's own) that overlap by the fraction `overlap` and are cross-faded with
-      triangles, to the power `transition_power`.
+    - `split`: work in chunks of `segment` seconds that overlap by the fraction `overlap` and are joined with the `window` (see `Recipe`);
+      None: the model's own, for published models a quarter and "triangle". Triangles are taken to the power `transition_power`.
     - `threads`: CPU threads (None: all); the samples are the same for any number.
     - `progress`: called with an `Event` before the first chunk and after each; what it raises ends the separation. True shows a bar.
     - `stems`: which stems, in which order (None: all of `model.sources`). Members of a bag that contribute to none of them are not run.
@@ -111,7 +124,7 @@ def apply_model(
     Source: `demucs.apply.apply_model`.
     """
     source = cast(Source, mix) if hasattr(mix, "read") else ArraySource(_finite(np.asarray(mix, np.float32)))
-    options = Options(shifts, split, overlap, segment, seed, transition_power, tta)
+    options = Options(shifts, split, overlap, segment, seed, transition_power, tta, window)
     names = wanted_stems(model, stems)
     parts = blocks(model, source, options, stems=names, threads=threads, progress=as_progress(progress))
     *batch, channels, length = source.shape
@@ -152,11 +165,12 @@ def blocks(
     draw = draw or random.Random(options.seed)
     delays = {}  # of each model; one that is left out draws all the same
     for number in range(len(model.models)):
-        delays[number] = [max_shift - draw.randint(0, max_shift) for _ in range(options.shifts)] or [0]
+        shifts = model.models[number].recipe.shifts if options.shifts is None else options.shifts
+        delays[number] = [max_shift - draw.randint(0, max_shift) for _ in range(shifts)] or [0]
 
     def member(number: int, model: Model) -> Member:
         if options.split:
-            windows = whole_windows(model, options.segment, options.overlap, options.transition_power)
+            windows = options.windows(model)
         else:
             windows = one_window(model, options.segment, length + max(delays[number]))
         return Member(model, delays[number], options.views(model.audio_channels), windows)

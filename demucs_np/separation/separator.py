@@ -16,6 +16,7 @@ from ..audio import BLOCK, ArraySource, ClipMode, Encoding, Note, Source, Spool,
 from ..errors import AudioError, DemucsError, ModelError, UsageError, reason_of
 from ..kernels.resample import resample
 from ..models.bag import BagOfModels
+from ..models.recipe import Window
 from ..threads import use_threads
 from . import apply
 from .apply import Event, Options, Progress
@@ -32,8 +33,10 @@ class Separator:
     """Separates tracks with one model and one set of options.
 
     `model` is a model, or what `load_model` takes: a name or a path; it is then loaded when it is first needed. `shifts`, `overlap`,
-    `split`, `segment`, `seed`, `threads`, `progress` and `stems` are those of `apply_model`, `shifts` being 1 as in the reference; every
-    track starts with the same seed. `progress=True` shows a bar, on a terminal or in a notebook.
+    `split`, `segment`, `seed`, `threads`, `progress`, `stems` and `window` are those of `apply_model`, but `shifts` may be None too: the
+    model's own, for published models 1 as in the reference; every track starts with the same seed. `normalize`: let the model hear the
+    track at a mean of 0 and a standard deviation of 1, and give the stems the track's loudness back (None: if the model's `Recipe` says
+    so, as that of the published ones does). `progress=True` shows a bar, on a terminal or in a notebook.
 
     Source: `demucs.api.Separator`.
     """
@@ -42,17 +45,19 @@ class Separator:
         self,
         model: BagOfModels | str | Path,
         *,
-        shifts: int = 1,
-        overlap: float = 0.25,
+        shifts: int | None = None,
+        overlap: float | None = None,
         split: bool = True,
         segment: float | None = None,
         stems: Sequence[str] | None = None,
         seed: int = 0,
         threads: int | None = None,
         progress: Progress | bool | None = None,
+        window: Window | None = None,
+        normalize: bool | None = None,
     ) -> None:
         self._model = model
-        self.options = Options(shifts, split, overlap, segment, seed)
+        self.options = Options(shifts, split, overlap, segment, seed, window=window, normalize=normalize)
         self.stems = stems
         self.threads = threads
         self.progress = as_progress(progress)
@@ -192,7 +197,9 @@ class Separator:
         """
         if moments.count < 2:
             raise AudioError(f"{name}: has {moments.count} samples at {self.samplerate} Hz, too few to be separated")
-        mean, std = np.float32(moments.mean), np.float32(moments.std + 1e-8)
+        mean, std = np.float32(0), np.float32(1)
+        if self.model.normalize if self.options.normalize is None else self.options.normalize:
+            mean, std = np.float32(moments.mean), np.float32(moments.std + 1e-8)
         parts = apply.blocks(
             self.model, Normalised(source, mean, std), self.options, stems=names, threads=self.threads, progress=self.progress, **how
         )

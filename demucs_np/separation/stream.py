@@ -18,7 +18,7 @@ from ..models.bag import BagOfModels, Model
 from ..threads import use_threads
 from .apply import Options, bag_of, wanted_stems
 from .separator import Moments, Normalised, louder
-from .windows import Block, Loudness, Member, Run, View, Windows, late_windows, whole_windows
+from .windows import Block, Loudness, Member, Run, View, Windows, late_windows
 
 LOOKAHEAD = 0.5  # seconds, where only the hop is given
 FADE = 0.05  # seconds of the cross-fades between low-delay windows, at most
@@ -37,7 +37,7 @@ class Stream:
       50 ms (or `hop` or `lookahead`, where those are shorter). Each costs a whole segment's work: `segment`, or the model's own up to 10 s.
     - `loudness`: models hear sound less its mean, divided by its standard deviation. "running": those of all that was heard up to the
       window's end, which is given its own loudness back before windows are cross-faded. (mean, std): fixed, as a `Separator` measures them
-      beforehand.
+      beforehand. None: "running", or for models that hear tracks as they are (see `Recipe`) (0, 1).
     - `stems`: which, in which order (None: all). `threads`: CPU threads (None: all).
 
     Memory is bounded for streams of any length. A stream is for one thread at a time; several streams may run at once.
@@ -54,9 +54,9 @@ class Stream:
         stems: Sequence[str] | None = None,
         hop: float | None = None,
         lookahead: float | None = None,
-        loudness: Literal["running"] | tuple[float, float] = "running",
+        loudness: Literal["running"] | tuple[float, float] | None = None,
         segment: float | None = None,
-        overlap: float = 0.25,
+        overlap: float | None = None,
         threads: int | None = None,
     ) -> None:
         if isinstance(model, (str, Path)):
@@ -77,6 +77,8 @@ class Stream:
         self._track = _Growing(model.audio_channels)
         self._into = Resampler(self.samplerate, model.samplerate, model.backend)
         self._out = Resampler(model.samplerate, self.samplerate, model.backend)
+        if loudness is None:
+            loudness = "running" if model.normalize else (0.0, 1.0)
         self._blocks: Iterator[Block] | None = self._run(model, loudness)
         self._received = self._sent = 0  # samples at the stream's rate
         self._worked = self._work = 0.0  # seconds given out, and seconds of work for them
@@ -270,14 +272,15 @@ def _fixed(loudness: tuple[float, float]) -> Loudness:
 
 
 def _windows_for(
-    model: BagOfModels, hop: float | None, lookahead: float | None, segment: float | None, overlap: float
+    model: BagOfModels, hop: float | None, lookahead: float | None, segment: float | None, overlap: float | None
 ) -> Callable[[Model], Windows]:
     """How each member's windows lie. Raises UsageError."""
-    Options(segment=segment, overlap=overlap).check(model)
+    options = Options(segment=segment, overlap=overlap)
+    options.check(model)
     if hop is None:
         if lookahead is not None:
             raise UsageError("a lookahead is for streams of low delay: give a hop as well")
-        return lambda member: whole_windows(member, segment, overlap, 1.0)
+        return options.windows
     lookahead = LOOKAHEAD if lookahead is None else lookahead
     rate = model.samplerate
     step, ahead = round(hop * rate) if 0 < hop < float("inf") else 0, round(lookahead * rate) if 0 <= lookahead < float("inf") else -1

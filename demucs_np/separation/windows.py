@@ -39,7 +39,7 @@ class Windows:
     around: Callable[[int], tuple[int, int]]
 
 
-def stride_of(model: Model, segment: Seconds | None, overlap: float) -> int:
+def stride_of(model: Model, segment: Seconds | None, overlap: float | Fraction) -> int:
     """Samples from one whole window to the next."""
     return int((1 - overlap) * segment_length(model, segment))
 
@@ -49,11 +49,20 @@ def segment_length(model: Model, segment: Seconds | None) -> int:
     return int(model.samplerate * (model.segment if segment is None else segment))
 
 
-def whole_windows(model: Model, segment: Seconds | None, overlap: float, power: float) -> Windows:
+def whole_windows(model: Model, segment: Seconds | None, overlap: float | Fraction, power: float) -> Windows:
     """Segments that overlap, cross-faded with triangles to the power `power`. What is filled up is filled up on both sides."""
 
     size = segment_length(model, segment)
     return Windows(size, stride_of(model, segment, overlap), _triangle(size, power), functools.partial(_centred, model, segment))
+
+
+def flat_windows(model: Model, segment: Seconds | None, overlap: float | Fraction) -> Windows:
+    """Segments that overlap and are averaged with equal weights. What is missing after the track's end is zeros.
+
+    Source: `demix` of MSST, https://github.com/ZFTurbo/Music-Source-Separation-Training.
+    """
+    size = segment_length(model, segment)
+    return Windows(size, stride_of(model, segment, overlap), np.ones(size, np.float32), lambda count: (0, size - count))
 
 
 def one_window(model: Model, segment: Seconds | None, length: int) -> Windows:

@@ -33,12 +33,12 @@ LABEL = 200  # characters of a name that are kept
 
 @dataclass(frozen=True)
 class Wish:
-    """How a track is to be separated; as the command's options. `stems`: None for all."""
+    """How a track is to be separated; as the command's options. `stems`: None for all; others: the model's own."""
 
     model: str = "htdemucs"
     stems: tuple[str, ...] | None = None
-    shifts: int = 1
-    overlap: float = 0.25
+    shifts: int | None = None
+    overlap: float | None = None
 
 
 @dataclass

@@ -38,8 +38,8 @@ class WishBody(BaseModel):
 
     model: str = "htdemucs"
     stems: list[str] | None = None
-    shifts: int = Field(1, ge=0, le=20)
-    overlap: float = Field(0.25, ge=0, le=0.95)
+    shifts: int | None = Field(None, ge=0, le=20)
+    overlap: float | None = Field(None, ge=0, le=0.95)
 
     def wish(self) -> Wish:
         return Wish(self.model, tuple(self.stems) if self.stems is not None else None, self.shifts, self.overlap)

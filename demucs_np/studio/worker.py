@@ -120,7 +120,10 @@ class Worker:
             self.current = separation
             took = separation.run(model, options, stems, tell)
             self._warm = True
-            self.pace.measured(wish.model, wish.shifts, wish.overlap, took / (separation.length / model.samplerate))
+            recipe = model.models[0].recipe
+            shifts = recipe.shifts if wish.shifts is None else wish.shifts
+            overlap = float(recipe.overlap if wish.overlap is None else wish.overlap)
+            self.pace.measured(wish.model, shifts, overlap, took / (separation.length / model.samplerate))
             change(track, state="done", stage=None, seconds_left=None, length=separation.length, ready=separation.length, took=took)
         except CancelledError:
             if not self._stop.is_set():
