@@ -19,7 +19,7 @@ from demucs_np.commands.main import COMMANDS, main
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "demucs_np"
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
-READING = ["htdemucs.py", "blocks.py", "transformer.py", "spectral.py"]
+READING = ["hybrid.py", "htdemucs.py", "blocks.py", "transformer.py", "spectral.py"]
 
 FILE = re.compile(r"[\w./-]+\.(py|md|ipynb|png|toml|safetensors|flac|wav)")
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
@@ -105,7 +105,7 @@ def test_the_check_itself() -> None:
         "blocks.DConv.__call__",
         "DConv.__call__",
         "spectral.spectrogram",
-        "htdemucs.Hybrid.forward",
+        "hybrid.Hybrid.forward",
         "HTDemucs.forward",
         "dn.trace",
     ):

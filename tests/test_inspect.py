@@ -15,15 +15,19 @@ from click.testing import CliRunner, Result
 
 import demucs_np as dn
 from demucs_np.commands.main import main
-from demucs_np.inspection.module_times import add_up
-from demucs_np.inspection.outline import Module, extras, modules, segment_samples
+from demucs_np.inspection.module_times import module_of
+from demucs_np.inspection.outline import extras, modules, segment_samples
 from demucs_np.inspection.profiling import Operation
 from demucs_np.models.config import Config, config_from_arguments
 from demucs_np.models.layout import expected_tensors
+from demucs_np.operations.recording import UNPLACED, recording
 from demucs_np.parity.recipe import draw_mix, draw_tensors
+from demucs_np.parity.record import load_golden
+from demucs_np.parity.seeded import seeded_model
 from demucs_np.weights import build
 from demucs_np.weights.formats.checkpoint import Checkpoint
 
+GOLDEN = Path(__file__).parent / "golden"
 BY_NAME = {case.name: case for case in CASES}
 # One of each kind of module and of every way to arrange them.
 RUN = ["ht_published", "ht_bands", "ht_deep", "ht_deeper_than_time", "ht_no_transformer", "ht_scaled", "ht_post_norm_relu"]
@@ -162,40 +166,25 @@ def test_table_of_times(tmp_path: Path) -> None:
     assert "s a segment; outside the modules: spectrogram " in table
 
 
-def test_operations_go_to_the_modules_they_serve() -> None:
-    """DConv's own numbers of its steps are not the reference's where an LSTM or attention stands between."""
-    at = "encoder.1.dconv.layers.0"
-    layer = "crosstransformer.layers.1"
-    kinds = {
-        "encoder.1.dconv": "DConv",
-        at: "Sequential",
-        f"{at}.0": "Conv1d",
-        f"{at}.3": "BLSTM",
-        f"{at}.4": "LocalState",
-        f"{at}.5": "Conv1d",
-        f"{at}.6": "GroupNorm",
-    }
-    kinds |= {"crosstransformer.norm_in": "LayerNorm", layer: "", f"{layer}.cross_attn": "", f"{layer}.cross_attn.out_proj": "Linear"}
-    tree = [Module(path, kind, None, 0, 0, False, {}) for path, kind in kinds.items()]
-    wanted = {
-        f"{at}.0": f"{at}.0",
-        f"{at}.2.0.linear": f"{at}.3",
-        f"{at}.2.0.layers.0.0": f"{at}.3",
-        f"{at}.2.1.project": f"{at}.4",
-        f"{at}.3": f"{at}.5",
-        f"{layer}.query": f"{layer}.cross_attn",
-        f"{layer}.project": f"{layer}.cross_attn.out_proj",
-        f"{layer}.widen": layer,
-        "crosstransformer.norms.0.weight": "crosstransformer.norm_in",
-    }
-    for path, module in wanted.items():
-        times = add_up([Operation(path, "", 1.0, 0, 0)], tree, 1.5)
-        assert max(times.modules, key=len) == module
-        assert sum(times.outside.values()) == 0.5
-    time_domain = [Module("encoder.0.3", "DConv", None, 0, 0, False, {}), Module("encoder.0.3.layers.0.0", "Conv1d", None, 0, 0, False, {})]
-    assert "encoder.0.3.layers.0.0" in add_up([Operation("encoder.0.dconv.layers.0.0", "", 1.0, 0, 0)], time_domain, 1.0).modules
-    assert f"{layer}.cross_attn" in add_up([Operation(layer, "attention 3 to 4", 1.0, 0, 0)], tree, 1.0).modules
-    assert add_up([Operation("stft", "stft", 1.0, 0, 0)], tree, 1.0).outside["spectrogram"] == 1.0
+SERVED = {"attention": "MultiheadAttention", "lstm": "LSTM", "local_attention": "LocalState", "layer_norm": "LayerNorm", "add_table": None}
+
+
+@pytest.mark.parametrize("name", ["ht_published", "ht_bands", "ht_plain_layers", "hd_both_parts", "hd_bands", "td_attention", "td_lstm"])
+def test_operations_go_to_the_modules_they_serve(name: str) -> None:
+    golden = load_golden(GOLDEN / f"{name}.safetensors")
+    model = seeded_model(golden, "numpy")
+    kinds = {module.path: module.kind for module in modules(model.config)}
+    with recording(model) as calls:
+        model(golden.mix)
+    for call in calls:
+        if call.path in UNPLACED:
+            continue
+        module = module_of(Operation(call.path, "", 1.0, 0, 0), kinds)
+        assert module, f"{call.name} of {call.path} is in no module"
+        assert call.path == module or call.path.rpartition(".")[0] == module, f"{call.path} is unknown to {module}"
+        if kind := SERVED.get(call.name):
+            assert kinds[module] == kind, f"{call.name} of {call.path}"
+    assert sum(call.name == "conv" for call in calls) > 10
 
 
 @pytest.mark.parametrize(

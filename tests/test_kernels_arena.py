@@ -12,6 +12,7 @@ from kernel_checks import varied
 
 from demucs_np.kernels import arena as arena_module
 from demucs_np.kernels.arena import GRAIN, Arena
+from demucs_np.kernels.layer import Norm
 from demucs_np.operations import operations
 
 
@@ -81,15 +82,26 @@ def test_another_shape_of_an_array_gives_its_buffer_back():
     assert address(arena.take(3000)) == address(array)
 
 
-def test_a_second_give_and_foreign_arrays_do_nothing():
+def test_a_second_give_and_foreign_arrays_are_refused():
     arena = Arena()
     array = arena.take(50, 40)
     arena.give(array)
-    arena.give(array)
-    arena.give(np.zeros((50, 40), np.float32))
-    arena.give(np.zeros((50, 40), np.float32)[3:])
-    one, two = arena.take(50, 40), arena.take(50, 40)
-    assert not np.shares_memory(one, two)
+    for other in (array, np.zeros((50, 40), np.float32), arena.take(70, 40)[3:]):
+        arena.reset()
+        with pytest.raises(ValueError, match=r"an array of shape \(\d+, 40\) is given back that is no buffer in use"):
+            arena.give(other)
+
+
+def test_reset_since_a_mark():
+    arena = Arena()
+    kept = arena.take(5000)
+    mark = arena.mark()
+    late = [arena.take(5000), arena.take(5000)]
+    arena.give(late[0])
+    arena.reset(mark)
+    assert arena.taken == 1
+    assert address(arena.take(10000)) == address(late[0])
+    arena.give(kept)
 
 
 def test_reset_takes_everything_back():
@@ -123,8 +135,8 @@ def test_a_computation_repeated_allocates_nothing_new():
 
     def once():
         x = ops.copy(np.ones((4, 50, 30), np.float32))
-        y = ops.layer_norm(x, weight, weight)
-        z = ops.group_norm(y, 3, weight, weight, activation="glu")
+        y = ops.layer_norm(x, Norm(weight, weight))
+        z = ops.group_norm(y, Norm(weight, weight, 3), activation="glu")
         places = [address(array) for array in (x, y, z)]
         ops.free(x, y, None, z)
         return places
@@ -142,11 +154,11 @@ def test_copy_outlives_changes_on_both_backends():
         assert kept.flags.c_contiguous
 
 
-def test_every_python_thread_has_buffers_of_its_own():
-    ops = operations("numba")
+def test_every_python_thread_has_buffers_of_its_own_which_its_models_share():
     found = []
-    thread = threading.Thread(target=lambda: found.append(ops.arena))
+    thread = threading.Thread(target=lambda: found.extend((operations("numba").arena, operations("numba").arena)))
     thread.start()
     thread.join()
-    assert found[0] is not ops.arena
-    assert ops.arena is ops.arena
+    assert found[0] is found[1]
+    assert found[0] is not operations("numba").arena
+    assert operations("numba").arena is operations("numba").arena

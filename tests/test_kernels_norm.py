@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_checks import BACKENDS, UNIT, assert_same_bits, assert_within, noise, sized, varied
 
-from demucs_np.kernels.layer import EPS, linear
+from demucs_np.kernels.layer import EPS, Norm, linear
 from demucs_np.kernels.norm import ROWS
 from demucs_np.operations import operations
 
@@ -55,7 +55,7 @@ def test_group_norm(backend, activation, B, L, C, groups, crop, length):
     weight, bias = parameters(C)
     before = x.copy()
     z = naive.group_norm(x, groups, weight, bias)[:, crop : crop + (L if length is None else length)]
-    ours = operations(backend).group_norm(x, groups, weight, bias, activation=activation, crop=crop, length=length)
+    ours = operations(backend).group_norm(x, Norm(weight, bias, groups), activation=activation, crop=crop, length=length)
     assert_within(ours, *after_norm(z, activation, np.abs(weight).max() * 2))
     assert np.array_equal(x, before)
 
@@ -71,7 +71,9 @@ def test_layer_norm(backend, C, rows):
     z = naive.layer_norm(x, weight, bias)
     # a vector of nearly equal numbers is stretched by the norm, and so is the rounding of its mean
     stretch = np.abs(x).max(axis=-1, keepdims=True) / np.sqrt(x.astype(np.float64).var(axis=-1, keepdims=True) + EPS)
-    assert_within(operations(backend).layer_norm(x, weight, bias), z, 6 * UNIT * (np.abs(z) + np.abs(bias) + stretch * np.abs(weight)))
+    assert_within(
+        operations(backend).layer_norm(x, Norm(weight, bias)), z, 6 * UNIT * (np.abs(z) + np.abs(bias) + stretch * np.abs(weight))
+    )
     assert np.array_equal(x, before)
 
 
@@ -86,7 +88,7 @@ def test_norm_gelu(backend, B, L, C):
     stretch = np.abs(x).max() / np.sqrt(x.astype(np.float64).var(axis=(0, 2)).min() + EPS)
     given_ = x.copy()
     ops = operations(backend)
-    ours = ops.norm_gelu(given_, weight, bias)
+    ours = ops.norm_gelu(given_, Norm(weight, bias))
     assert_within(ours, *after_norm(z, "gelu", stretch * np.abs(weight).max()))
     assert ours is given_ if backend == "numba" else np.array_equal(given_, x)
 
@@ -101,7 +103,7 @@ def test_group_norm_of_any_shape(B, L, width, groups, activation):
     variance = x.reshape(B * L, groups, width).astype(np.float64).var(axis=(0, 2)).min()  # of few numbers it may be small
     stretch = np.abs(weight).max() * np.abs(x).max() / math.sqrt(variance + EPS)
     for backend in BACKENDS:
-        ours = operations(backend).group_norm(x, groups, weight, bias, activation=activation)
+        ours = operations(backend).group_norm(x, Norm(weight, bias, groups), activation=activation)
         assert_within(ours, *after_norm(z, activation, stretch))
 
 
@@ -151,10 +153,10 @@ def test_norms_of_means_far_above_the_deviation(ratio):
     limit = 20 * UNIT * ratio  # of the mean itself, as far as float32 knows it
     for backend in BACKENDS:
         ops = operations(backend)
-        assert_within(ops.group_norm(x, 2, weight, bias), naive.group_norm(x, 2, weight, bias), limit)
-        assert_within(ops.layer_norm(x, weight, bias), naive.layer_norm(x, weight, bias), limit)
+        assert_within(ops.group_norm(x, Norm(weight, bias, 2)), naive.group_norm(x, 2, weight, bias), limit)
+        assert_within(ops.layer_norm(x, Norm(weight, bias)), naive.layer_norm(x, weight, bias), limit)
         z = naive.norm_of_rows(x, weight, bias)
-        assert_within(ops.norm_gelu(x.copy(), weight, bias), naive.gelu(z), limit)
+        assert_within(ops.norm_gelu(x.copy(), Norm(weight, bias)), naive.gelu(z), limit)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -162,9 +164,9 @@ def test_norms_of_silence_are_their_bias(backend):
     ops = operations(backend)
     x = np.zeros((2, 3, 8), np.float32)
     weight, bias = parameters(8)
-    assert np.array_equal(ops.group_norm(x, 4, weight, bias), np.broadcast_to(bias, x.shape))
-    assert np.array_equal(ops.layer_norm(x, weight, bias), np.broadcast_to(bias, x.shape))
-    assert_within(ops.norm_gelu(x, weight, bias), np.broadcast_to(naive.gelu(bias), (2, 3, 8)), 4 * UNIT * np.abs(bias))
+    assert np.array_equal(ops.group_norm(x, Norm(weight, bias, 4)), np.broadcast_to(bias, x.shape))
+    assert np.array_equal(ops.layer_norm(x, Norm(weight, bias)), np.broadcast_to(bias, x.shape))
+    assert_within(ops.norm_gelu(x, Norm(weight, bias)), np.broadcast_to(naive.gelu(bias), (2, 3, 8)), 4 * UNIT * np.abs(bias))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -228,11 +230,11 @@ def test_nan_stays_in_its_group(backend):
     weight, bias = parameters(6)
     x = noise(2, 5, 6)
     x[1, 3, 2] = np.nan
-    ours = np.isnan(ops.group_norm(x, 3, weight, bias))
+    ours = np.isnan(ops.group_norm(x, Norm(weight, bias, 3)))
     assert ours[:, :, 2:4].all()
     assert ours.sum() == 2 * 5 * 2
-    assert np.array_equal(np.isnan(ops.layer_norm(x, weight, bias)).any(axis=2), np.isnan(x).any(axis=2))
-    assert np.array_equal(np.isnan(ops.norm_gelu(x, weight, bias)).any(axis=(0, 2)), np.isnan(x).any(axis=(0, 2)))
+    assert np.array_equal(np.isnan(ops.layer_norm(x, Norm(weight, bias))).any(axis=2), np.isnan(x).any(axis=2))
+    assert np.array_equal(np.isnan(ops.norm_gelu(x, Norm(weight, bias))).any(axis=(0, 2)), np.isnan(x).any(axis=(0, 2)))
 
 
 def threaded(name):
@@ -242,9 +244,9 @@ def threaded(name):
     x = noise(B, L, C)
     weight, bias = parameters(C)
     return {
-        "group_norm": lambda: ops.group_norm(x, 2, weight, bias, activation="gelu", crop=1, length=L - 2),
-        "layer_norm": lambda: ops.layer_norm(x, weight, bias),
-        "norm_gelu": lambda: ops.norm_gelu(x.copy(), weight, bias),
+        "group_norm": lambda: ops.group_norm(x, Norm(weight, bias, 2), activation="gelu", crop=1, length=L - 2),
+        "layer_norm": lambda: ops.layer_norm(x, Norm(weight, bias)),
+        "norm_gelu": lambda: ops.norm_gelu(x.copy(), Norm(weight, bias)),
         "projected_stats": lambda: ops.projected_stats(x, ops.prepare(projection(C, 12))),
         "normalize": lambda: ops.normalize(x)[0],
         "add_table": lambda: ops.add_table(x.copy(), x[0]),

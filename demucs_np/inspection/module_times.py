@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..operations.recording import UNPLACED
 from ..threads import use_threads
 from .outline import Module
-from .profiling import UNPLACED, Operation, record
+from .profiling import Operation, record
 
 # Operations outside all modules, and what the table calls them.
-NAMES = {"stft": "spectrogram", "istft": "waveform", "wiener": "masks", "normalize": "input statistics"}
+NAMES = {
+    "stft": "spectrogram", "istft": "waveform", "wiener": "masks", "phase_mask": "masks", "magnitude": "masks", "restore": "masks",
+    "normalize": "input statistics", "normalize_mono": "input statistics", "resample": "resampling",
+}  # fmt: skip
 REST = "copies, padding and the interpreter"
 
 
@@ -31,8 +34,7 @@ class Times:
 def measure(model: Any, tree: Sequence[Module], *, threads: int | None = None, runs: int = 2) -> Times:
     """Run `model` on noise as long as `tree` says, once to warm up, and take the fastest of `runs`.
 
-    Operations are told apart by the weights they are given. One that serves several modules (the transformer's feed-forward, a norm
-    inside a convolution) counts for the first that has them all.
+    An operation that serves several modules (the transformer's feed-forward, a norm inside a convolution) counts for the first.
     """
     assert tree[0].shape is not None
     mix = np.random.default_rng(0).standard_normal((1, *tree[0].shape[2:])).astype(np.float32)
@@ -52,11 +54,11 @@ def measure(model: Any, tree: Sequence[Module], *, threads: int | None = None, r
 
 def add_up(operations: Sequence[Operation], tree: Sequence[Module], total: float) -> Times:
     """Give every operation to the innermost module that its path names, and to all that hold that module."""
-    kinds = {module.path: module.kind for module in tree}
+    known = {module.path for module in tree}
     modules: dict[str, float] = {}
     outside: dict[str, float] = {}
     for operation in operations:
-        path = module_of(operation, kinds)
+        path = module_of(operation, known)
         if not path:
             what = NAMES.get(operation.path, REST) if operation.path in UNPLACED else REST
             outside[what] = outside.get(what, 0) + operation.seconds
@@ -67,27 +69,9 @@ def add_up(operations: Sequence[Operation], tree: Sequence[Module], total: float
     return Times(total, modules, outside)
 
 
-def module_of(operation: Operation, kinds: Mapping[str, str]) -> str:
-    """The module of the reference that an operation belongs to; "" if to none."""
+def module_of(operation: Operation, known: Collection[str]) -> str:
+    """The innermost module that an operation belongs to; "" if to none."""
     path = operation.path
-    for ours, theirs in (
-        ("crosstransformer.norms.0", "crosstransformer.norm_in"),
-        ("crosstransformer.norms.1", "crosstransformer.norm_in_t"),
-    ):
-        path = path.replace(ours, theirs)
-    if layer := re.match(r"crosstransformer\.layers(_t)?\.\d+", path):
-        attention = next((f"{layer[0]}.{name}" for name in ("self_attn", "cross_attn") if f"{layer[0]}.{name}" in kinds), layer[0])
-        if operation.label.startswith("attention") or path.endswith((".query", ".key_value", ".query_key_value")):
-            path = attention
-        elif path.endswith(".project"):
-            path = f"{attention}.out_proj"
-    if (residual := re.match(r"((?:en|de)coder\.\d+)\.dconv", path)) and residual[0] not in kinds:  # it is a place in a Sequential
-        places = [f"{residual[1]}.{number}" for number in range(8)]
-        path = next((place for place in places if kinds.get(place) == "DConv"), residual[1]) + path[residual.end() :]
-    if step := re.match(r"(.+?\.layers\.\d+)\.(\d+)(?:\.(\d+))?", path):
-        # DConv keeps its steps as (0 convolution, 1 norm, 2 LSTM and attention, 3 convolution); the reference numbers them through.
-        parts = sum(kinds.get(f"{step[1]}.{number}") in ("BLSTM", "LocalState") for number in (3, 4))
-        path = {"2": f"{step[1]}.{3 + int(step[3] or 0)}", "3": f"{step[1]}.{3 + parts}"}.get(step[2], path)
-    while path and path not in kinds:
+    while path and path not in known:
         path = path.rpartition(".")[0]
     return path

@@ -1,6 +1,6 @@
 """Where a model's time goes: the time, arithmetic and memory traffic of every operation, beside what this machine can do.
 
-An operation is a method of `numpy_ops.NumpyOperations` (or its compiled twin). What it has to compute and to move follows from its
+An operation is one of `protocol.Operations`. What it has to compute and to move follows from its
 arguments alone, whatever way a kernel finds to do it: a convolution that needs fewer multiplications than the direct form shows a
 higher rate than the machine's matrix product, not less arithmetic.
 """
@@ -17,18 +17,17 @@ from typing import Any
 import numpy as np
 
 from ..kernels import tiles
-from ..kernels.layer import Conv, linear
+from ..kernels.layer import Conv, Norm, linear
 from ..operations import operations
+from ..operations.recording import recording
 from ..threads import default_threads, use_threads
 
-NOT_COUNTED = {"prepare", "prepare_recurrent", "free", "reset"}
-UNPLACED = {"finite", "pad", "transpose", "stft", "istft", "normalize", "wiener"}  # operations of the whole model, rows of their own
 OUTSIDE = "between operations"
 
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """One call. `path` is where its weights are in the model, under the reference's names as far as they agree."""
+    """One call. `path` is upstream's of the module that it belongs to, or the operation's name."""
 
     path: str
     label: str
@@ -174,76 +173,25 @@ def profile(model: Any, mix: np.ndarray, *, threads: int | None = None, passes: 
 
 @contextlib.contextmanager
 def record(model: Any) -> Iterator[list[Operation]]:
-    """Within, the operations that `model` runs (on one Python thread) are appended to the list."""
-    ops, paths = model.ops, parameter_paths(model)
+    """Within, the operations that `model` runs (on one Python thread); they are in the list when the block has ended."""
     recorded: list[Operation] = []
-    nesting, place = 0, ""
-
-    def wrap(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def recording(*args: Any, **kwargs: Any) -> Any:
-            nonlocal nesting, place
-            if nesting:  # an operation made of others counts as one
-                return function(*args, **kwargs)
-            nesting += 1
-            began = time.perf_counter()
-            try:
-                result = function(*args, **kwargs)
-            finally:
-                nesting -= 1
-            seconds = time.perf_counter() - began
-            known = [paths[id(a)] for a in map(_weights, [*args, *kwargs.values()]) if id(a) in paths]
-            # What has no weights (attention, a copy) belongs to the module whose weights were used last.
-            path = name if name in UNPLACED else known[0] if known else place
-            place = path.rpartition(".")[0] if known else place
-            label, flop = _cost(name, args, kwargs, result)
-            recorded.append(Operation(path or name, label, seconds, flop, _moved(args, kwargs, result)))
-            return result
-
-        return recording
-
-    names = [name for name in dir(ops) if not name.startswith("_") and name not in NOT_COUNTED and callable(getattr(type(ops), name, None))]
-    for name in names:
-        setattr(ops, name, wrap(name, getattr(ops, name)))
-    try:
+    with recording(model) as calls:
         yield recorded
-    finally:
-        for name in names:
-            delattr(ops, name)
-
-
-def _weights(argument: Any) -> Any:
-    return argument.matrix if isinstance(argument, Conv) else argument
-
-
-_RENAMED = {"transformer": "crosstransformer", "frequency_table": "freq_emb"}
-
-
-def parameter_paths(model: Any) -> dict[int, str]:
-    """The identity of every array of weights in a model -> where it is: `encoder.0.dconv.layers.1.3`."""
-    paths: dict[int, str] = {}
-
-    def visit(value: Any, path: str) -> None:
-        if isinstance(value, (Conv, np.ndarray)):
-            paths.setdefault(id(_weights(value)), path)
-        elif isinstance(value, (list, tuple)):
-            for index, item in enumerate(value):
-                visit(item, f"{path}.{index}")
-        elif isinstance(value, Mapping):
-            for key, item in value.items():
-                visit(item, str(key))
-        elif type(value).__module__.startswith("demucs_np.models."):
-            for attribute, item in vars(value).items():
-                name = _RENAMED.get(attribute, attribute)
-                visit(item, f"{path}.{name}" if path else name)
-
-    visit(model, "")
-    return paths
+    for call in calls:
+        label, flop = _cost(call.name, call.args, call.kwargs, call.result)
+        recorded.append(Operation(call.path, label, call.seconds, flop, _moved(call.args, call.kwargs, call.result)))
 
 
 def _arrays(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[np.ndarray]:
-    for argument in map(_weights, [*args, *kwargs.values()]):
-        if isinstance(argument, np.ndarray):
+    for argument in [*args, *kwargs.values()]:
+        if isinstance(argument, Conv):
+            yield argument.matrix
+        elif isinstance(argument, Norm):
+            yield from (argument.weight, argument.bias)
+        elif isinstance(argument, np.ndarray):
             yield argument
+        elif isinstance(argument, (list, tuple)):
+            yield from _arrays(argument, {})
 
 
 def _moved(args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> float:

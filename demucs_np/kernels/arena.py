@@ -1,5 +1,5 @@
-"""Reused buffers. Every segment takes and gives back the same sizes in the same order, so all but the first find memory that is already
-in use by the process: fresh memory costs page faults, which do not get faster with threads."""
+"""Buffers that are used again and again. A segment takes and gives back the same sizes in the same order, so from the second one on
+all memory has been touched before. Fresh memory would cost page faults, which do not get faster with threads."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ class Arena:
     def __init__(self) -> None:
         self._slabs: list[np.ndarray] = []
         self._free: list[tuple[int, int, int]] = []  # slab, start, size; sorted
-        self._taken: dict[int, tuple[int, int, int]] = {}  # address -> place
+        self._taken: dict[int, tuple[int, tuple[int, int, int]]] = {}  # address -> its number, place
+        self._count = 0  # buffers handed out so far
 
     def take(self, *shape: int) -> np.ndarray:
         """An array of this shape with arbitrary content."""
         wanted = math.prod(shape)
+        if wanted == 0:
+            return np.empty(shape, np.float32)  # the arena's would share their address with what follows them
         size = max(GRAIN, -(-wanted // GRAIN) * GRAIN)
         at = next((i for i, place in enumerate(self._free) if place[2] >= size), None)
         if at is None:
@@ -32,7 +35,8 @@ class Arena:
         if room > size:
             self._free.insert(at, (slab, start + size, room - size))
         array = self._slabs[slab][start : start + wanted].reshape(shape)
-        self._taken[array.ctypes.data] = (slab, start, size)
+        self._taken[array.ctypes.data] = (self._count, (slab, start, size))
+        self._count += 1
         return array
 
     def take_doubles(self, size: int) -> np.ndarray:
@@ -46,15 +50,28 @@ class Arena:
         return self._slabs[0]
 
     def give(self, array: np.ndarray) -> None:
-        """The buffer that `array` is, in any shape, may be handed out again; arrays that are not from here are left alone."""
-        place = self._taken.pop(array.ctypes.data, None)
-        if place is not None:
-            self._free = _joined([*self._free, place])
+        """The buffer that `array` is, in any shape, may be handed out again. Raises ValueError for one that is not in use."""
+        if array.size == 0:
+            return
+        _, place = self._taken.pop(array.ctypes.data, (0, None))
+        if place is None:
+            raise ValueError(f"an array of shape {array.shape} is given back that is no buffer in use")
+        self._free = _joined([*self._free, place])
 
-    def reset(self) -> None:
-        """Take everything back, as after an exception."""
-        self._free = _joined([*self._free, *self._taken.values()])
-        self._taken.clear()
+    def mark(self) -> int:
+        """For `reset`: where a computation begins."""
+        return self._count
+
+    def reset(self, mark: int = 0) -> None:
+        """Take back everything that was handed out since `mark`, as after an exception."""
+        late = [address for address, (number, _) in self._taken.items() if number >= mark]
+        if late:
+            self._free = _joined([*self._free, *(self._taken.pop(address)[1] for address in late)])
+
+    @property
+    def taken(self) -> int:
+        """Buffers in use."""
+        return len(self._taken)
 
 
 def _joined(places: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

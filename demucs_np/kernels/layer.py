@@ -24,6 +24,16 @@ def project(matrix: np.ndarray, bias: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """LayerNorm over C, or GroupNorm of `groups` over all of an array but its C channels, C/groups of which go together."""
+
+    weight: np.ndarray  # [C]
+    bias: np.ndarray  # [C]
+    groups: int = 1
+    path: str = ""  # of the module, upstream
+
+
+@dataclass(frozen=True)
 class Conv:
     """Weights of one layer as a matrix product: row (b, l) of the result is the sum over taps of window · matrix, plus bias.
 
@@ -45,6 +55,7 @@ class Conv:
     norm: tuple[np.ndarray, np.ndarray] | None = None  # weight and bias, each [N], of a norm before the activation
     winograd: bool = False  # `matrix` holds the weights that `winograd` prepared
     projection: np.ndarray | None = None  # of `project`, set by the compiled backend's `prepare` where there is a norm
+    path: str = ""  # of the module that has the weights, upstream
 
     @property
     def columns(self) -> int:

@@ -222,6 +222,10 @@ class HTDemucsConfig(_Hybrid):
         """Width of the transformer: `bottom_channels`, or else the innermost level's channels."""
         return self.bottom_channels or int(self.channels * self.growth ** (self.depth - 1))
 
+    def is_cross(self, index: int) -> bool:
+        """Whether a layer of the transformer attends to the other branch: every second one does."""
+        return (index % 2 == 1) != self.t_cross_first
+
     def __post_init__(self) -> None:
         self._check_common()
         self._require_range(0, MAX_WIDTH, "bottom_channels")

@@ -12,7 +12,7 @@ from ..errors import UsageError
 from . import spectral
 from .blocks import Array
 from .config import HDemucsConfig
-from .htdemucs import Hybrid
+from .hybrid import Hybrid
 
 
 class HDemucs(Hybrid):

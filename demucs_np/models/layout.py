@@ -174,7 +174,7 @@ def _transformer(name: str, config: HTDemucsConfig) -> Tensors:
         yield from _norm(f"{name}.norm_in{branch}", width, bool(config.t_norm_in or config.t_norm_in_group))
     for branch in ("", "_t"):
         for index in range(config.t_layers):
-            yield from _transformer_layer(f"{name}.layers{branch}.{index}", config, cross=(index % 2 == 1) != config.t_cross_first)
+            yield from _transformer_layer(f"{name}.layers{branch}.{index}", config, cross=config.is_cross(index))
 
 
 def _transformer_layer(name: str, config: HTDemucsConfig, cross: bool) -> Tensors:

@@ -42,13 +42,17 @@ class Network:
         if mix.ndim != 3 or mix.shape[1] != self.audio_channels or mix.shape[2] == 0:
             raise UsageError(f"the mix has shape {mix.shape}; the model takes (batch, {self.audio_channels}, samples)")
         out = np.empty((len(mix), len(self.sources), *mix.shape[1:]), np.float32)
+        mark = self.ops.mark()
         try:
-            if not self.ops.finite(mix).all():
+            flags = self.ops.finite(mix)
+            if not flags.all():
                 raise AudioError("the audio has NaN or infinite samples; repair or re-export it")
+            self.ops.free(flags)
             for item, result in zip(mix, out, strict=True):
                 self.forward(item, result)
-        finally:
-            self.ops.reset()
+        except BaseException:
+            self.ops.reset(mark)
+            raise
         return out
 
     def forward(self, mix: Array, out: Array) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..kernels.layer import linear
-from ..operations.numpy_ops import NumpyOperations
+from ..operations import Operations
 
 Array = np.ndarray
 Tensors = Mapping[str, Array]
@@ -25,26 +25,26 @@ class BLSTM:
     window in whose middle it lies. With `skip`, the input is added.
     """
 
-    def __init__(self, ops: NumpyOperations, tensors: Tensors, layers: int, *, window: int | None = None, skip: bool = False) -> None:
-        self.ops, self.window, self.skip = ops, window, skip
+    def __init__(self, ops: Operations, tensors: Tensors, path: str, layers: int, *, window: int | None = None, skip: bool = False) -> None:
+        self.window, self.skip = window, skip
         self.layers = []
         for layer in range(layers):
             names = [f"lstm.{{}}_l{layer}{direction}" for direction in ("", "_reverse")]
             weight = np.concatenate([tensors[name.format("weight_ih")] for name in names])  # [8C, C_in]
             bias = np.concatenate([tensors[name.format("bias_ih")] + tensors[name.format("bias_hh")] for name in names])
             recurrent = np.stack([tensors[name.format("weight_hh")].T for name in names])  # [2, C, 4C]
-            self.layers.append((ops.prepare(linear(weight, bias)), ops.prepare_recurrent(recurrent)))
-        self.linear = ops.prepare(linear(tensors["linear.weight"], tensors["linear.bias"]))
+            self.layers.append((ops.prepare(linear(weight, bias), f"{path}.lstm.gates"), ops.prepare_recurrent(recurrent)))
+        self.linear = ops.prepare(linear(tensors["linear.weight"], tensors["linear.bias"]), f"{path}.linear")
 
-    def __call__(self, x: Array) -> Array:
-        """x: [T, F, C] -> [T, F, C]; with `skip`, x may be changed in place."""
-        ops, (T, F, C) = self.ops, x.shape
+    def __call__(self, ops: Operations, x: Array) -> Array:
+        """x: [T, F, C] -> [T, F, C]; with `skip`, x is consumed."""
+        T, F, C = x.shape
         steps, stride, windows = T, 0, 1
         y = x
         if self.window is not None and self.window < T:
             steps, stride = self.window, self.window // 2
             windows = -(-T // stride)
-            y = np.concatenate([x, np.zeros((stride * (windows + 1) - T, F, C), np.float32)])
+            y = ops.pad(x.reshape(1, -1), 0, (stride * (windows + 1) - T) * F * C).reshape(-1, F, C)  # zeros behind the last step
         # A sequence is a row of F in a window. In the first layer, windows that overlap share their projected inputs.
         first, step = (np.arange(windows)[:, None] * stride * F + np.arange(F)).reshape(-1), F
         for project, recurrent in self.layers:
@@ -54,12 +54,11 @@ class BLSTM:
             y = ops.lstm(gates, recurrent, first, step, steps)  # -> [steps, windows*F, 2C]
             ops.free(gates)
             first, step = np.arange(windows * F), windows * F
-        joined = y
         if windows > 1:
-            time = np.arange(T)
-            window = np.clip((time - stride // 2) // stride, 0, windows - 1)
-            joined = y.reshape(steps, windows, F, 2 * C)[time - window * stride, window]  # [T, F, 2C]
-        out = ops.conv(joined, self.linear, residual=x if self.skip else None)  # -> [T, F, C]
+            joined = ops.join_windows(y, windows, stride, T)  # [T, F, 2C]
+            ops.free(y)
+            y = joined
+        out = ops.conv(y, self.linear, residual=x if self.skip else None)  # -> [T, F, C]
         ops.free(y)
         return out
 
@@ -67,16 +66,14 @@ class BLSTM:
 class LocalState:
     """Attention along time that fades with distance, added to its input."""
 
-    def __init__(self, ops: NumpyOperations, tensors: Tensors) -> None:
-        self.ops = ops
+    def __init__(self, ops: Operations, tensors: Tensors, path: str) -> None:
         parts = ("query", "key", "content", "query_decay")
         weight = np.concatenate([tensors[f"{part}.weight"] for part in parts])
-        self.project = ops.prepare(linear(weight, np.concatenate([tensors[f"{part}.bias"] for part in parts])))
-        self.back = ops.prepare(linear(tensors["proj.weight"], tensors["proj.bias"]))
+        self.project = ops.prepare(linear(weight, np.concatenate([tensors[f"{part}.bias"] for part in parts])), f"{path}.project")
+        self.back = ops.prepare(linear(tensors["proj.weight"], tensors["proj.bias"]), f"{path}.proj")
 
-    def __call__(self, x: Array) -> Array:
-        """x: [T, F, C], may be changed in place -> [T, F, C]."""
-        ops = self.ops
+    def __call__(self, ops: Operations, x: Array) -> Array:
+        """x: [T, F, C], consumed -> [T, F, C]."""
         projected = ops.conv(x, self.project)  # [T, F, C] -> [T, F, 3C + HEADS*DECAYS]
         y = ops.local_attention(projected, HEADS, DECAYS)  # -> [T, F, C]
         ops.free(projected)

@@ -7,10 +7,12 @@ from functools import lru_cache
 import numpy as np
 
 from ..kernels.window import hann
-from ..operations.numpy_ops import Array, NumpyOperations
+from ..operations import Operations
+
+Array = np.ndarray
 
 
-def spectrogram(ops: NumpyOperations, mix: Array, n_fft: int, *, zeros: bool = False) -> Array:
+def spectrogram(ops: Operations, mix: Array, n_fft: int, *, zeros: bool = False) -> Array:
     """mix [C, n] -> [ceil(n/hop), n_fft/2, 2C]: frame t is centred on samples t*hop ... (t+1)*hop; complex numbers as two channels.
 
     Beyond its ends the mix is reflected, or with `zeros` silent.
@@ -24,7 +26,7 @@ def spectrogram(ops: NumpyOperations, mix: Array, n_fft: int, *, zeros: bool = F
     return z
 
 
-def spectrogram_centered(ops: NumpyOperations, mix: Array, n_fft: int) -> Array:
+def spectrogram_centered(ops: Operations, mix: Array, n_fft: int) -> Array:
     """mix [C, n], n > n_fft/2 -> [1 + n//hop, n_fft/2, 2C]: frame t is centred on sample t*hop."""
     hop = n_fft // 4
     padded = ops.pad(mix, n_fft // 2, n_fft // 2, reflect=True)  # [C, n] -> [C, n + n_fft]
@@ -52,13 +54,13 @@ def inverse_envelope_of(n_fft: int, n: int, first: int, frames: int) -> Array:
     return (1 / total[-first : -first + n]).astype(np.float32)
 
 
-def waveform(ops: NumpyOperations, z: Array, n_fft: int, n: int, **affine: object) -> Array:
-    """Inverse of `spectrogram`: z [frames, n_fft/2, 2*signals] -> [signals, n]. `affine`: see `NumpyOperations.istft`."""
+def waveform(ops: Operations, z: Array, n_fft: int, n: int, **affine: object) -> Array:
+    """Inverse of `spectrogram`: z [frames, n_fft/2, 2*signals] -> [signals, n]. `affine`: see `Operations.istft`."""
     hop = n_fft // 4
     return ops.istft(z, n_fft, hop, -(hop // 2 * 3), inverse_envelope(n_fft, n), **affine)  # type: ignore[arg-type]
 
 
-def waveform_late(ops: NumpyOperations, z: Array, n_fft: int, n: int, **affine: object) -> Array:
+def waveform_late(ops: Operations, z: Array, n_fft: int, n: int, **affine: object) -> Array:
     """As `waveform`, but 3/2 hops late, as the first hybrid models were trained: they crop two hops less than they padded.
 
     The first samples then lack a frame in the envelope: the spectrogram is continued with only two frames of silence.
@@ -67,25 +69,15 @@ def waveform_late(ops: NumpyOperations, z: Array, n_fft: int, n: int, **affine: 
     return ops.istft(z, n_fft, n_fft // 4, 0, envelope, **affine)  # type: ignore[arg-type]
 
 
-def waveform_centered(ops: NumpyOperations, z: Array, n_fft: int, n: int, **affine: object) -> Array:
+def waveform_centered(ops: Operations, z: Array, n_fft: int, n: int, **affine: object) -> Array:
     """Inverse of `spectrogram_centered`."""
     envelope = inverse_envelope_of(n_fft, n, -(n_fft // 2), len(z))
     return ops.istft(z, n_fft, n_fft // 4, -(n_fft // 2), envelope, **affine)  # type: ignore[arg-type]
 
 
-def magnitude(z: Array) -> Array:
-    """|z|: [T, F, 2C] -> [T, F, C]."""
-    pairs = z.reshape(*z.shape[:2], -1, 2)
-    return np.ascontiguousarray(np.hypot(pairs[..., 0], pairs[..., 1]))
-
-
-def mask(ops: NumpyOperations, z: Array, m: Array, wiener_iters: int, wiener_residual: bool) -> Array:
+def mask(ops: Operations, z: Array, m: Array, wiener_iters: int, wiener_residual: bool) -> Array:
     """The sources' spectrograms from the mixture's z [T, F, 2C] and the predicted magnitudes m [T, F, S*C] -> [T, F, 2*S*C].
 
     Negative `wiener_iters`: the mixture's phase at the predicted magnitude; else Wiener filtering.
     """
-    T, F, C = z.shape[0], z.shape[1], z.shape[2] // 2
-    if wiener_iters < 0:
-        unit = z.reshape(T, F, 1, C, 2) / (np.float32(1e-8) + magnitude(z).reshape(T, F, 1, C, 1))
-        return np.ascontiguousarray((unit * m.reshape(T, F, -1, C, 1)).reshape(T, F, -1), np.float32)
-    return ops.wiener(z, m, wiener_iters, wiener_residual)
+    return ops.phase_mask(z, m) if wiener_iters < 0 else ops.wiener(z, m, wiener_iters, wiener_residual)

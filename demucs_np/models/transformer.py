@@ -10,9 +10,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..kernels.layer import linear
-from ..operations.numpy_ops import NumpyOperations
-from .blocks import Array, GroupNorm, Tensors, scope
+from ..errors import UsageError
+from ..kernels.layer import Norm, linear
+from ..operations import Operations
+from .blocks import Array, Tensors, norm_of, scope
 from .config import HTDemucsConfig
 from .taps import asked, tap
 
@@ -39,16 +40,10 @@ def positions_1d(T: int, C: int, max_period: float, centered: bool, weight: floa
     return (weight * np.concatenate([np.cos(phase), np.sin(phase)], axis=1)).astype(np.float32)
 
 
-class Norm:
-    """LayerNorm of each token, or GroupNorm over all tokens where the configuration says so."""
-
-    def __init__(self, ops: NumpyOperations, tensors: Tensors, name: str, groups: int = 0) -> None:
-        self.ops, self.weight, self.bias, self.groups = ops, tensors[f"{name}.weight"], tensors[f"{name}.bias"], groups
-
-    def __call__(self, x: Array) -> Array:  # [1, N, C] -> [1, N, C]
-        if self.groups:
-            return self.ops.group_norm(x, self.groups, self.weight, self.bias)
-        return self.ops.layer_norm(x, self.weight, self.bias)
+def normed(ops: Operations, x: Array, norm: Norm | None) -> Array:
+    """LayerNorm of each token of x [1, N, C], or GroupNorm over all tokens where the norm has groups."""
+    assert norm is not None
+    return ops.group_norm(x, norm) if norm.groups else ops.layer_norm(x, norm)
 
 
 class TransformerLayer:
@@ -57,52 +52,47 @@ class TransformerLayer:
     Upstream: MyTransformerEncoderLayer and CrossTransformerEncoderLayer.
     """
 
-    def __init__(self, ops: NumpyOperations, tensors: Tensors, path: str, config: HTDemucsConfig, *, cross: bool) -> None:
-        self.ops, self.norm_first, self.heads = ops, config.t_norm_first, config.t_heads
+    def __init__(self, ops: Operations, tensors: Tensors, path: str, config: HTDemucsConfig, *, cross: bool) -> None:
+        self.norm_first, self.heads = config.t_norm_first, config.t_heads
         name = "cross_attn" if cross else "self_attn"
         self.path, attention = f"{path}.{name}", scope(tensors, name)
         weight, bias = attention["in_proj_weight"], attention["in_proj_bias"]
         C = weight.shape[1]
         if cross:
-            self.query = ops.prepare(linear(weight[:C], bias[:C]))
-            self.key_value = ops.prepare(linear(weight[C:], bias[C:]))
+            self.query = ops.prepare(linear(weight[:C], bias[:C]), f"{self.path}.query")
+            self.key_value = ops.prepare(linear(weight[C:], bias[C:]), f"{self.path}.key_value")
         else:
-            self.query_key_value = ops.prepare(linear(weight, bias))
-        self.project = ops.prepare(linear(attention["out_proj.weight"], attention["out_proj.bias"]))
-        self.widen = ops.prepare(linear(tensors["linear1.weight"], tensors["linear1.bias"], "gelu" if config.t_gelu else "relu"))
-        self.narrow = ops.prepare(linear(tensors["linear2.weight"], tensors["linear2.bias"]))
+            self.query_key_value = ops.prepare(linear(weight, bias), f"{self.path}.query_key_value")
+        self.project = ops.prepare(linear(attention["out_proj.weight"], attention["out_proj.bias"]), f"{self.path}.out_proj")
+        activation = "gelu" if config.t_gelu else "relu"
+        self.widen = ops.prepare(linear(tensors["linear1.weight"], tensors["linear1.bias"], activation), f"{path}.linear1")
+        self.narrow = ops.prepare(linear(tensors["linear2.weight"], tensors["linear2.bias"]), f"{path}.linear2")
         groups = int(config.t_group_norm)
-        self.norm1, self.norm2 = Norm(ops, tensors, "norm1", groups), Norm(ops, tensors, "norm2", groups)
+        self.norm1, self.norm2, norm3 = (norm_of(tensors, f"norm{n}", f"{path}.norm{n}", groups) for n in (1, 2, 3))
         # The norm before the feed-forward: with cross-attention, norm2 is for the other branch's tokens.
-        self.norm3 = Norm(ops, tensors, "norm3", groups) if cross else self.norm2
-        self.norm_out = GroupNorm.of(tensors, "norm_out", int(config.t_norm_out))
+        self.norm3 = norm3 if cross else self.norm2
+        self.norm_out = norm_of(tensors, "norm_out", f"{path}.norm_out", int(config.t_norm_out))
         self.scale1, self.scale2 = tensors.get("gamma_1.scale"), tensors.get("gamma_2.scale")
 
-    def __call__(self, x: Array, other: Array | None = None) -> Array:
-        """x: [1, N, C], may be changed in place; other: [1, S, C] of the other branch, for cross-attention."""
-        ops = self.ops
+    def __call__(self, ops: Operations, x: Array, other: Array | None = None) -> Array:
+        """x: [1, N, C], consumed; other: [1, S, C] of the other branch, for cross-attention."""
         if self.norm_first:
-            y = self.norm1(x)
-            context = None if other is None else self.norm2(other)
-            x = self.attend(x, y, context)
+            y = normed(ops, x, self.norm1)
+            context = None if other is None else normed(ops, other, self.norm2)
+            x = self.attend(ops, x, y, context)
             ops.free(y, context)
-            y = self.norm3(x)
+            y = normed(ops, x, self.norm3)
             x = ops.feed_forward(x, y, self.widen, self.narrow, self.scale2)  # [1, N, C] -> [1, N, 4C] -> [1, N, C]
             ops.free(y)
-            return self.norm_out(ops, x) if self.norm_out else x
-        y = self.attend(ops.copy(x), x, other)
-        x = self.swap(y, self.norm1(y), x)
+            return replaced(ops, normed(ops, x, self.norm_out), x) if self.norm_out else x
+        y = self.attend(ops, ops.copy(x), x, other)
+        x = replaced(ops, normed(ops, y, self.norm1), x, y)
         y = ops.feed_forward(ops.copy(x), x, self.widen, self.narrow, self.scale2)  # [1, N, C] -> [1, N, 4C] -> [1, N, C]
-        return self.swap(y, self.norm2(y), x)
+        return replaced(ops, normed(ops, y, self.norm2), x, y)
 
-    def swap(self, y: Array, normed: Array, x: Array) -> Array:
-        """Go on with `normed` alone."""
-        self.ops.free(x, y)
-        return normed
-
-    def attend(self, x: Array, y: Array, context: Array | None) -> Array:
-        """x + scale1 * attention from the tokens y to `context`, or to y itself."""
-        ops, C = self.ops, y.shape[2]
+    def attend(self, ops: Operations, x: Array, y: Array, context: Array | None) -> Array:
+        """x + scale1 * attention from the tokens y to `context`, or to y itself. Consumes x."""
+        C = y.shape[2]
         if context is None:
             qkv = ops.conv(y, self.query_key_value)  # [1, N, C] -> [1, N, 3C]
             q, k, v = qkv[0, :, :C], qkv[0, :, C : 2 * C], qkv[0, :, 2 * C :]
@@ -121,6 +111,12 @@ class TransformerLayer:
         return x
 
 
+def replaced(ops: Operations, result: Array, *used: Array) -> Array:
+    """`result`; what it was made of is freed."""
+    ops.free(*used)
+    return result
+
+
 def attention_weights(q: Array, k: Array, heads: int) -> Array:
     """softmax(q_h k_h' / sqrt(C/heads)) of each head: q [N, C], k [S, C] -> [heads, N, S]. For traces: `ops.attention` never stores it."""
     qh, kh = (a.reshape(len(a), heads, -1).transpose(1, 0, 2) for a in (q, k))  # [N, C] -> [heads, N, C/heads]
@@ -132,51 +128,50 @@ def attention_weights(q: Array, k: Array, heads: int) -> Array:
 class CrossTransformer:
     """Both branches' layers. Upstream: `crosstransformer`, CrossTransformerEncoder."""
 
-    def __init__(self, ops: NumpyOperations, tensors: Tensors, config: HTDemucsConfig) -> None:
-        self.ops, self.config = ops, config
+    def __init__(self, ops: Operations, tensors: Tensors, config: HTDemucsConfig) -> None:
+        self.config = config
         groups = 0 if config.t_norm_in else int(config.t_norm_in_group)
-        self.norms = [Norm(ops, tensors, name, groups) for name in ("norm_in", "norm_in_t") if f"{name}.weight" in tensors]
-        self.crosses = [index % 2 != (1 if config.t_cross_first else 0) for index in range(config.t_layers)]
+        self.norm_in, self.norm_in_t = (norm_of(tensors, name, f"crosstransformer.{name}", groups) for name in ("norm_in", "norm_in_t"))
         self.layers, self.layers_t = (
             [
-                TransformerLayer(ops, scope(tensors, f"{branch}.{i}"), f"crosstransformer.{branch}.{i}", config, cross=cross)
-                for i, cross in enumerate(self.crosses)
+                TransformerLayer(ops, scope(tensors, f"{branch}.{i}"), f"crosstransformer.{branch}.{i}", config, cross=config.is_cross(i))
+                for i in range(config.t_layers)
             ]
             for branch in ("layers", "layers_t")
         )
         self.embedding = tensors.get("position_embeddings.embedding.weight")
 
-    def __call__(self, x: Array, xt: Array) -> tuple[Array, Array]:
-        """x: [T, F, C], xt: [1, T', C] -> the same shapes."""
-        ops, config, (T, F, C) = self.ops, self.config, x.shape
+    def __call__(self, ops: Operations, x: Array, xt: Array) -> tuple[Array, Array]:
+        """x: [T, F, C], xt: [1, T', C], consumed -> the same shapes."""
+        config, (T, F, C) = self.config, x.shape
         weight = float(config.t_weight_pos_embed)
         tokens = x.reshape(1, T * F, C)  # already in the order t*F + f
-        x = self.enter(tokens, 0, "norm_in", positions_2d(T, F, C, float(config.t_max_period), weight))
-        xt = self.enter(xt, 1, "norm_in_t", self.positions_t(xt.shape[1], C, weight))
-        for index, cross in enumerate(self.crosses):
-            layer, layer_t = self.layers[index], self.layers_t[index]
-            if cross:
+        x = self.enter(ops, tokens, "norm_in", self.norm_in, positions_2d(T, F, C, float(config.t_max_period), weight))
+        xt = self.enter(ops, xt, "norm_in_t", self.norm_in_t, self.positions_t(xt.shape[1], C, weight))
+        for index, (layer, layer_t) in enumerate(zip(self.layers, self.layers_t, strict=True)):
+            if config.is_cross(index):
                 before = ops.copy(x)  # the time branch attends to the frequency branch as it was
-                x = layer(x, xt)
-                xt = layer_t(xt, before)
+                x = layer(ops, x, xt)
+                xt = layer_t(ops, xt, before)
                 ops.free(before)
             else:
-                x, xt = layer(x), layer_t(xt)
+                x, xt = layer(ops, x), layer_t(ops, xt)
             x = tap(f"crosstransformer.layers.{index}", x[0], "NC")[None]
             xt = tap(f"crosstransformer.layers_t.{index}", xt[0], "NC")[None]
         return x.reshape(T, F, C), xt
 
-    def enter(self, x: Array, which: int, name: str, positions: Array) -> Array:
-        if self.norms:
-            y = self.norms[which](x)
-            self.ops.free(x)
-            x = tap(f"crosstransformer.{name}", y[0], "NC")[None]
-        return self.ops.add_table(x, positions)
+    def enter(self, ops: Operations, x: Array, name: str, norm: Norm | None, positions: Array) -> Array:
+        if norm:
+            x = replaced(ops, normed(ops, x, norm), x)
+            x = tap(f"crosstransformer.{name}", x[0], "NC")[None]
+        return ops.add_table(x, positions)
 
     def positions_t(self, T: int, C: int, weight: float) -> Array:
         if self.config.t_emb == "scaled":
             if self.embedding is None or len(self.embedding) < T:
-                raise ValueError(f"{T} steps are more than t_max_positions={self.config.t_max_positions}")
+                raise UsageError(
+                    f"the segment is too long: its {T} steps in the transformer are more than t_max_positions={self.config.t_max_positions}"
+                )
             return np.asarray(np.float32(weight) * (self.embedding[:T] * np.float32(3)), np.float32)
         centered = self.config.t_emb == "cape" and self.config.t_cape_mean_normalize
         return positions_1d(T, C, float(self.config.t_max_period), centered, weight)

@@ -1,51 +1,73 @@
-"""The operations of `reference` on compiled kernels. Results live in buffers of an arena until `free` is called on them; an operation
-whose input is not needed in its old form works in place and returns its input."""
+"""The operations on compiled kernels. Results live in buffers of the thread's arena until they are freed; what is consumed is changed
+in place and returned."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from ..kernels import attention, conv, feed_forward, local_attention, lstm, norm, signal, stft, wiener, winograd
+from ..kernels import attention, conv, feed_forward, local_attention, lstm, resample, signal, stft, wiener, winograd
+from ..kernels import norm as norms
 from ..kernels.arena import Arena
-from ..kernels.layer import Conv
-from .numpy_ops import NumpyOperations
+from ..kernels.layer import Conv, Norm
+from . import numpy_ops
 
 Array = np.ndarray
+_local = threading.local()
 
 
-class CompiledOperations(NumpyOperations):
-    """See `NumpyOperations` for what each operation is. Every Python thread has buffers of its own."""
+def thread_arena() -> Arena:
+    """The buffers of this Python thread, shared by all its models."""
+    if not hasattr(_local, "arena"):
+        _local.arena = Arena()
+    arena: Arena = _local.arena
+    return arena
+
+
+@contextlib.contextmanager
+def use_arena(arena: Arena) -> Iterator[None]:
+    """Within the block, operations of this Python thread take their buffers from `arena`."""
+    before = thread_arena()
+    _local.arena = arena
+    try:
+        yield
+    finally:
+        _local.arena = before
+
+
+class CompiledOperations:
+    """See `Operations`. Holds nothing itself: it can be shared, copied and pickled."""
 
     name = "numba"
 
-    def __init__(self) -> None:
-        self._local = threading.local()
-
-    def __getstate__(self) -> dict[str, object]:
-        return {}  # buffers stay where they are
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self._local = threading.local()
-
     @property
     def arena(self) -> Arena:
-        if not hasattr(self._local, "arena"):
-            self._local.arena = Arena()
-        arena: Arena = self._local.arena
-        return arena
+        """Of this Python thread."""
+        return thread_arena()
 
-    def prepare(self, layer: Conv) -> Conv:
+    def prepare(self, layer: Conv, path: str = "") -> Conv:
+        layer = replace(layer, path=path)
         return winograd.prepare(layer) if winograd.suits(layer) else conv.prepare(layer)
+
+    def prepare_recurrent(self, weights: Array) -> Any:
+        return lstm.prepare(weights)
+
+    def mark(self) -> int:
+        return self.arena.mark()
 
     def free(self, *arrays: Array | None) -> None:
         for array in arrays:
             if array is not None:
                 self.arena.give(array)
 
-    def reset(self) -> None:
-        self.arena.reset()
+    def reset(self, mark: int) -> None:
+        self.arena.reset(mark)
 
     def copy(self, x: Array) -> Array:
         out = self.arena.take(*x.shape)
@@ -67,6 +89,10 @@ class CompiledOperations(NumpyOperations):
         signal.finite(x, out)
         return out
 
+    def join(self, parts: Sequence[Array]) -> Array:
+        B, _, C = parts[0].shape
+        return np.concatenate(parts, axis=1, out=self.arena.take(B, sum(part.shape[1] for part in parts), C))
+
     def conv(
         self,
         x: Array,
@@ -80,7 +106,6 @@ class CompiledOperations(NumpyOperations):
         scale: Array | None = None,
         residual: Array | None = None,
     ) -> Array:
-        """As in `NumpyOperations`; with `residual`, into it."""
         assert layer.upsample == 1 or (stats is None and before is None and residual is None)
         assert layer.activation != "glu" or before is None
         rows, length = layer.extent(x.shape[1], rows, length)
@@ -96,38 +121,52 @@ class CompiledOperations(NumpyOperations):
 
     def normalize(self, x: Array) -> tuple[Array, Array]:
         out, moments = self.arena.take(*x.shape), self.arena.take_doubles(2)
-        norm.normalize(x, out, moments, self.arena)
+        norms.normalize(x, out, moments, self.arena)
         return out, moments
 
-    def add_table(self, x: Array, table: Array) -> Array:
-        norm.add_table(x, table)
+    def normalize_mono(self, x: Array) -> tuple[Array, float, float]:
+        mono = x.mean(axis=0, dtype=np.float64)
+        mean, std = float(mono.mean()), float(mono.std(ddof=1)) if mono.size > 1 else math.nan
+        out = self.arena.take(*x.shape)
+        np.multiply(x - np.float32(mean), np.float32(1 / (1e-5 + std)), out=out)
+        return out, mean, std
+
+    def denormalize(self, x: Array, mean: float, std: float, out: Array) -> None:
+        np.multiply(x, np.float32(std), out=out)
+        out += np.float32(mean)
+
+    def restore(self, x: Array, moments: Array) -> Array:
+        out = self.arena.take(*x.shape)
+        self.denormalize(x, float(moments[0]), float(moments[1]), out)
+        return out
+
+    def add_table(self, x: Array, table: Array, path: str = "") -> Array:
+        norms.add_table(x, table)
         return x
 
     def activate(self, x: Array, name: str) -> Array:
-        norm.activate(x, name)
+        norms.activate(x, name)
         return x
 
-    def group_norm(
-        self, x: Array, groups: int, weight: Array, bias: Array, *, activation: str = "none", crop: int = 0, length: int | None = None
-    ) -> Array:
+    def group_norm(self, x: Array, norm: Norm, *, activation: str = "none", crop: int = 0, length: int | None = None) -> Array:
         B, L, C = x.shape
         out = self.arena.take(B, L if length is None else length, C // 2 if activation == "glu" else C)
-        norm.group_norm(x, groups, weight, bias, out, self.arena, activation=activation, crop=crop)
+        norms.group_norm(x, norm.groups, norm.weight, norm.bias, out, self.arena, activation=activation, crop=crop)
         return out
 
-    def layer_norm(self, x: Array, weight: Array, bias: Array) -> Array:
+    def layer_norm(self, x: Array, norm: Norm) -> Array:
         out = self.arena.take(*x.shape)
-        norm.layer_norm(x, weight, bias, out)
+        norms.layer_norm(x, norm.weight, norm.bias, out)
         return out
 
-    def norm_gelu(self, x: Array, weight: Array, bias: Array) -> Array:
-        norm.norm_gelu(x, weight, bias, self.arena)
+    def norm_gelu(self, x: Array, norm: Norm) -> Array:
+        norms.norm_gelu(x, norm.weight, norm.bias, self.arena)
         return x
 
     def projected_stats(self, x: Array, layer: Conv) -> Array:
         assert layer.projection is not None
         out = self.arena.take(x.shape[1], 2)
-        norm.projected_stats(x, layer.projection, layer.columns, out, self.arena)
+        norms.projected_stats(x, layer.projection, layer.columns, out, self.arena)
         return out
 
     def attention(self, q: Array, k: Array, v: Array, heads: int) -> Array:
@@ -137,18 +176,51 @@ class CompiledOperations(NumpyOperations):
         self.free(packed)
         return out
 
-    def prepare_recurrent(self, weights: Array) -> Array:
-        return lstm.prepare(weights)
-
-    def lstm(self, gates: Array, recurrent: Array, first: Array, step: int, steps: int) -> Array:
+    def lstm(self, gates: Array, recurrent: Any, first: Array, step: int, steps: int) -> Array:
         out = self.arena.take(steps, first.size, gates.shape[1] // 4)
         lstm.lstm(gates, recurrent, first, step, out)
+        return out
+
+    def join_windows(self, y: Array, windows: int, stride: int, length: int) -> Array:
+        time = np.arange(length)
+        window = np.clip((time - stride // 2) // stride, 0, windows - 1)
+        out = self.arena.take(length, y.shape[1] // windows, y.shape[2])
+        out[:] = y.reshape(len(y), windows, -1, y.shape[2])[time - window * stride, window]
         return out
 
     def local_attention(self, x: Array, heads: int, decays: int) -> Array:
         T, F, width = x.shape
         out = self.arena.take(T, F, (width - heads * decays) // 3)
         local_attention.local_attention(x, heads, decays, out)
+        return out
+
+    def join_bands(self, parts: Sequence[Array], biases: Sequence[Array], stride: int, overlap: int, crop: int, length: int) -> Array:
+        total = self.arena.take(len(parts[0]), sum(part.shape[1] - overlap for part in parts) + overlap, parts[0].shape[2])
+        total[:] = 0
+        start = 0
+        for part, bias in zip(parts, biases, strict=True):
+            total[:, start : start + part.shape[1]] += part
+            if start:
+                total[:, start : start + stride] -= bias
+            start += part.shape[1] - overlap
+        out = self.copy(total[:, crop : crop + length])
+        self.free(total)
+        return out
+
+    def magnitude(self, z: Array) -> Array:
+        T, F, channels = z.shape
+        pairs = z.reshape(T, F, -1, 2)
+        out = self.arena.take(T, F, channels // 2)
+        np.hypot(pairs[..., 0], pairs[..., 1], out=out)
+        return out
+
+    def phase_mask(self, z: Array, m: Array) -> Array:
+        (T, F, _), C = z.shape, z.shape[2] // 2
+        size = self.magnitude(z)
+        unit = z.reshape(T, F, 1, C, 2) / (np.float32(1e-8) + size.reshape(T, F, 1, C, 1))
+        self.free(size)
+        out = self.arena.take(T, F, 2 * m.shape[2])
+        np.multiply(unit, m.reshape(T, F, -1, C, 1), out=out.reshape(T, F, -1, C, 2))
         return out
 
     def wiener(self, z: Array, m: Array, iterations: int, residual: bool) -> Array:
@@ -163,7 +235,7 @@ class CompiledOperations(NumpyOperations):
 
     def stft(self, x: Array, n_fft: int, hop: int, frames: int) -> Array:
         if not stft.own_size(n_fft):
-            return super().stft(x, n_fft, hop, frames)
+            return self.copy(numpy_ops.stft(x, n_fft, hop, frames))
         out = self.arena.take(frames, n_fft // 2, 2 * x.shape[0])
         stft.stft(np.ascontiguousarray(x), n_fft, hop, frames, out)
         return out
@@ -182,9 +254,12 @@ class CompiledOperations(NumpyOperations):
         out: Array | None = None,
     ) -> Array:
         affine = {"moments": moments, "time": time, "time_moments": time_moments}
-        if not stft.own_size(n_fft):
-            return super().istft(z, n_fft, hop, offset, envelope, **affine, out=out)
-        if out is None:
-            out = self.arena.take(z.shape[2] // 2, envelope.size)
-        stft.istft(z, n_fft, hop, offset, envelope, out, **affine)
+        out = self.arena.take(z.shape[2] // 2, envelope.size) if out is None else out
+        if stft.own_size(n_fft):
+            stft.istft(z, n_fft, hop, offset, envelope, out, **affine)
+        else:
+            numpy_ops.NumpyOperations().istft(z, n_fft, hop, offset, envelope, **affine, out=out)
         return out
+
+    def resample(self, x: Array, old_rate: int, new_rate: int) -> Array:
+        return self.copy(resample.resample(x, old_rate, new_rate))

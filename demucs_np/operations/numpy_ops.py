@@ -1,14 +1,21 @@
-"""Every operation in plain NumPy: the specification of the compiled kernels, and a backend of its own to read and step through."""
+"""Every operation in plain NumPy: the specification of the compiled kernels, and a backend of its own to read and step through.
+
+`protocol.Operations` says what each one is. Nothing is changed in place: what `compiled` reuses, this returns anew.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ..kernels.layer import EPS, Conv
+from ..kernels.layer import EPS, Conv, Norm
+from ..kernels.resample import resample_reference
 from ..kernels.window import hann
 
 Array = np.ndarray
@@ -54,53 +61,83 @@ def activate(z: Array, name: str) -> Array:
     return z
 
 
+def pad_reflect(x: Array, left: int, right: int) -> Array:
+    """See `Operations.pad`."""
+    n = x.shape[1]
+    longest = max(left, right)
+    if n <= longest:
+        extra = longest - n + 1
+        extra_right = min(right, extra)
+        extra_left = extra - extra_right
+        x = np.pad(x, ((0, 0), (extra_left, extra_right)))
+        left, right = left - extra_left, right - extra_right
+    return np.pad(x, ((0, 0), (left, right)), mode="reflect")
+
+
+def stft(x: Array, n_fft: int, hop: int, frames: int) -> Array:
+    """See `Operations.stft`."""
+    windows = sliding_window_view(x, n_fft, axis=1)[:, ::hop][:, :frames] * hann(n_fft)  # [C, frames, n_fft]
+    z = np.fft.rfft(windows)[..., :-1] * np.float32(1 / math.sqrt(n_fft))
+    z = np.stack([z.real, z.imag], axis=-1)  # [C, frames, F, 2]
+    return np.ascontiguousarray(z.transpose(1, 2, 0, 3).reshape(frames, n_fft // 2, -1), np.float32)
+
+
+def istft(z: Array, n_fft: int, hop: int, offset: int, envelope: Array) -> Array:
+    """See `Operations.istft`; of z as it stands -> [samples, signals]."""
+    frames, bins, channels = z.shape
+    samples = envelope.size
+    pairs = z.reshape(frames, bins, channels // 2, 2)
+    spectrum = np.zeros((frames, bins + 1, channels // 2), np.complex64)
+    spectrum[:, :bins] = pairs[..., 0] + 1j * pairs[..., 1]
+    spectrum[:, 0].imag = 0
+    signal = np.fft.irfft(spectrum, n=n_fft, axis=1) * (hann(n_fft) * np.float32(math.sqrt(n_fft)))[:, None]  # [frames, n_fft, signals]
+    lead = max(0, -offset)
+    total = np.zeros((lead + max(samples, offset + (frames - 1) * hop + n_fft), channels // 2), np.float32)
+    for t in range(frames):
+        start = lead + offset + t * hop
+        total[start : start + n_fft] += signal[t]
+    return np.asarray(total[lead : lead + samples] * envelope[:, None])
+
+
 class NumpyOperations:
-    """The operations that models are made of. Nothing is changed in place: what `compiled` reuses, this returns anew."""
+    """See `Operations`."""
 
     name = "numpy"
 
-    def prepare(self, conv: Conv) -> Conv:
-        """The layer as `conv` wants it."""
-        return conv
+    def prepare(self, layer: Conv, path: str = "") -> Conv:
+        return replace(layer, path=path)
+
+    def prepare_recurrent(self, weights: Array) -> Any:
+        return weights
+
+    def mark(self) -> int:
+        return 0
 
     def free(self, *arrays: Array | None) -> None:
-        """These arrays are not needed any more."""
+        pass
 
-    def reset(self) -> None:
-        """Forget a computation that was not finished."""
+    def reset(self, mark: int) -> None:
+        pass
 
     def copy(self, x: Array) -> Array:
-        """A copy that outlives changes to x."""
         return x.copy()
 
     def pad(self, x: Array, left: int, right: int, *, reflect: bool = False) -> Array:
-        """x [C, n] between zeros or its mirror images. Where x is too short to be reflected, zeros are appended first, and reflected too.
-
-        Upstream: `pad1d`.
-        """
-        if not reflect:
-            return np.pad(x, ((0, 0), (left, right)))
-        n, longest = x.shape[1], max(left, right)
-        if n <= longest:
-            extra = longest - n + 1
-            extra_right = min(right, extra)
-            extra_left = extra - extra_right
-            x = np.pad(x, ((0, 0), (extra_left, extra_right)))
-            left, right = left - extra_left, right - extra_right
-        return np.pad(x, ((0, 0), (left, right)), mode="reflect")
+        return pad_reflect(x, left, right) if reflect else np.pad(x, ((0, 0), (left, right)))
 
     def transpose(self, x: Array) -> Array:
-        """x [C, n] -> [1, n, C]."""
         return np.asarray(np.ascontiguousarray(x.T)[None])
 
     def finite(self, x: Array) -> Array:
-        """Numbers, none of which is zero if all of x are finite."""
         return np.asarray(np.isfinite(x), np.float32)
+
+    def join(self, parts: Sequence[Array]) -> Array:
+        return np.concatenate(parts, axis=1)
 
     def conv(
         self,
         x: Array,
-        conv: Conv,
+        layer: Conv,
         *,
         rows: int | None = None,
         length: int | None = None,
@@ -110,80 +147,76 @@ class NumpyOperations:
         scale: Array | None = None,
         residual: Array | None = None,
     ) -> Array:
-        """residual + scale * activation(norm(conv(x + skip) + bias) + before) -> [B, length, outputs].
-
-        x, skip: [B, L, C]; before, residual: as the result; stats: [L, 2] or [1, 2], mean and 1/std of `conv.norm`; scale: [outputs].
-        `rows` windows along L (default: all that fit the padded input), `length` positions of the result (default: all).
-        A transposed convolution takes neither stats, before nor residual, and GLU no `before`. Raises ValueError for too long a result.
-        """
-        assert conv.upsample == 1 or (stats is None and before is None and residual is None)
-        rows, length = conv.extent(x.shape[1], rows, length)
+        assert layer.upsample == 1 or (stats is None and before is None and residual is None)
+        rows, length = layer.extent(x.shape[1], rows, length)
         if skip is not None:
             x = x + skip
         B, L, C = x.shape
-        right = max(0, (rows - 1) * conv.stride + conv.width - conv.pad - L)
-        padded = np.pad(x, ((0, 0), (conv.pad, right), (0, 0)))
-        windows = sliding_window_view(padded, conv.width, axis=1)[:, :: conv.stride][:, :rows]  # [B, L, C] -> [B, rows, C, width]
-        windows = windows.transpose(0, 1, 3, 2).reshape(B, rows, conv.width * C)  # -> [B, rows, width*C]
-        z = np.broadcast_to(conv.bias, (B, rows, conv.columns)).copy()
-        for tap in range(conv.taps):
-            db = (tap - conv.taps // 2) * conv.dilation
+        right = max(0, (rows - 1) * layer.stride + layer.width - layer.pad - L)
+        padded = np.pad(x, ((0, 0), (layer.pad, right), (0, 0)))
+        windows = sliding_window_view(padded, layer.width, axis=1)[:, :: layer.stride][:, :rows]  # [B, L, C] -> [B, rows, C, width]
+        windows = windows.transpose(0, 1, 3, 2).reshape(B, rows, layer.width * C)  # -> [B, rows, width*C]
+        z = np.broadcast_to(layer.bias, (B, rows, layer.columns)).copy()
+        for tap in range(layer.taps):
+            db = (tap - layer.taps // 2) * layer.dilation
             low, high = max(0, -db), min(B, B - db)
             if low < high:
-                z[low:high] += np.matmul(windows[low + db : high + db], conv.matrix[tap])
-        if stats is not None and conv.norm is not None:
-            z = (z - stats[:, :1]) * stats[:, 1:] * conv.norm[0] + conv.norm[1]
+                z[low:high] += np.matmul(windows[low + db : high + db], layer.matrix[tap])
+        if stats is not None and layer.norm is not None:
+            z = (z - stats[:, :1]) * stats[:, 1:] * layer.norm[0] + layer.norm[1]
         if before is not None:
             z = z + before.reshape(z.shape)
-        y = activate(z, conv.activation)
-        y = y.reshape(B, rows * conv.upsample, conv.outputs)[:, conv.crop : conv.crop + length]
+        y = activate(z, layer.activation)
+        y = y.reshape(B, rows * layer.upsample, layer.outputs)[:, layer.crop : layer.crop + length]
         if residual is not None:
             y = residual + (y if scale is None else scale * y)
         return np.ascontiguousarray(y, np.float32)
 
     def normalize(self, x: Array) -> tuple[Array, Array]:
-        """(x - mean) / (1e-5 + std), and the mean and the std (unbiased) over the whole array: float64 [2]."""
         mean = np.mean(x, dtype=np.float64)
         std = np.std(x, dtype=np.float64, ddof=1) if x.size > 1 else math.nan
         return ((x - np.float32(mean)) * np.float32(1 / (1e-5 + std))).astype(np.float32), np.array([mean, std])
 
-    def add_table(self, x: Array, table: Array) -> Array:
-        """x[B, ...] + table[...]."""
+    def normalize_mono(self, x: Array) -> tuple[Array, float, float]:
+        mono = x.mean(axis=0, dtype=np.float64)
+        mean, std = float(mono.mean()), float(mono.std(ddof=1)) if mono.size > 1 else math.nan
+        return (x - np.float32(mean)) * np.float32(1 / (1e-5 + std)), mean, std
+
+    def denormalize(self, x: Array, mean: float, std: float, out: Array) -> None:
+        out[...] = x * np.float32(std) + np.float32(mean)
+
+    def restore(self, x: Array, moments: Array) -> Array:
+        return x * np.float32(moments[1]) + np.float32(moments[0])
+
+    def add_table(self, x: Array, table: Array, path: str = "") -> Array:
         return np.asarray(x + table)
 
     def activate(self, x: Array, name: str) -> Array:
         return activate(x, name)
 
-    def group_norm(
-        self, x: Array, groups: int, weight: Array, bias: Array, *, activation: str = "none", crop: int = 0, length: int | None = None
-    ) -> Array:
-        """activation(GroupNorm(x[B, L, C])), statistics over (B, L, C/groups) -> the rows crop ... crop + length of L."""
+    def group_norm(self, x: Array, norm: Norm, *, activation: str = "none", crop: int = 0, length: int | None = None) -> Array:
         B, L, C = x.shape
         length = L if length is None else length
-        z = x.reshape(B * L, groups, C // groups).astype(np.float64)
+        z = x.reshape(B * L, norm.groups, C // norm.groups).astype(np.float64)
         mean, variance = z.mean(axis=(0, 2), keepdims=True), z.var(axis=(0, 2), keepdims=True)
-        z = ((z - mean) / np.sqrt(variance + EPS)).reshape(B, L, C) * weight + bias
+        z = ((z - mean) / np.sqrt(variance + EPS)).reshape(B, L, C) * norm.weight + norm.bias
         return np.ascontiguousarray(activate(z[:, crop : crop + length].astype(np.float32), activation))
 
-    def layer_norm(self, x: Array, weight: Array, bias: Array) -> Array:
-        """LayerNorm over the last axis."""
+    def layer_norm(self, x: Array, norm: Norm) -> Array:
         z = x.astype(np.float64)
         z = (z - z.mean(axis=-1, keepdims=True)) / np.sqrt(z.var(axis=-1, keepdims=True) + EPS)
-        return np.asarray((z * weight + bias).astype(np.float32))
+        return np.asarray((z * norm.weight + norm.bias).astype(np.float32))
 
-    def norm_gelu(self, x: Array, weight: Array, bias: Array) -> Array:
-        """GELU(GroupNorm(1)) of each row of L by itself: statistics of x[B, L, C] over (B, C)."""
+    def norm_gelu(self, x: Array, norm: Norm) -> Array:
         z = x.astype(np.float64)
         z = (z - z.mean(axis=(0, 2), keepdims=True)) / np.sqrt(z.var(axis=(0, 2), keepdims=True) + EPS)
-        return gelu((z * weight + bias).astype(np.float32))
+        return gelu((z * norm.weight + norm.bias).astype(np.float32))
 
-    def projected_stats(self, x: Array, conv: Conv) -> Array:
-        """Mean and 1/std, over (B, N), of the 1x1 convolution of x[B, L, C] that `conv` is, for each row of L -> [L, 2]."""
-        z = (np.matmul(x, conv.matrix[0]) + conv.bias).astype(np.float64)
+    def projected_stats(self, x: Array, layer: Conv) -> Array:
+        z = (np.matmul(x, layer.matrix[0]) + layer.bias).astype(np.float64)
         return np.stack([z.mean(axis=(0, 2)), 1 / np.sqrt(z.var(axis=(0, 2)) + EPS)], axis=1).astype(np.float32)
 
     def attention(self, q: Array, k: Array, v: Array, heads: int) -> Array:
-        """softmax(q_h k_h' / sqrt(C/heads)) v_h for each slice of C/heads channels; q [N, C], k and v [S, C] -> [N, C]."""
         (N, C), S = q.shape, k.shape[0]
         qh, kh, vh = (a.reshape(-1, heads, C // heads).transpose(1, 0, 2) for a in (q, k, v))  # [N, C] -> [heads, N, C/heads]
         out = np.empty((N, C), np.float32)
@@ -195,16 +228,7 @@ class NumpyOperations:
             out[n : n + step] = np.matmul(weights, vh).transpose(1, 0, 2).reshape(-1, C)
         return out
 
-    def prepare_recurrent(self, weights: Array) -> Array:
-        """The recurrent weights [2, H, 4H] of an LSTM layer as `lstm` wants them."""
-        return weights
-
-    def lstm(self, gates: Array, recurrent: Array, first: Array, step: int, steps: int) -> Array:
-        """One bidirectional LSTM layer over sequences that share their inputs: gates [P, 8H] -> [steps, sequences, 2H].
-
-        gates: W x + b of every input, for i, f, g, o of the forward and then of the backward direction. Sequence r reads the rows
-        first[r] + t*step of it. Forward halves of the result come first.
-        """
+    def lstm(self, gates: Array, recurrent: Any, first: Array, step: int, steps: int) -> Array:
         R, H = first.size, gates.shape[1] // 8
         out = np.empty((steps, R, 2 * H), np.float32)
         for direction, times in enumerate((range(steps), range(steps - 1, -1, -1))):
@@ -217,12 +241,12 @@ class NumpyOperations:
                 out[t, :, direction * H : (direction + 1) * H] = h
         return out
 
-    def local_attention(self, x: Array, heads: int, decays: int) -> Array:
-        """Attention over T that fades with distance, for each row of F by itself: x [T, F, 3C + heads*decays] -> [T, F, C].
+    def join_windows(self, y: Array, windows: int, stride: int, length: int) -> Array:
+        time = np.arange(length)
+        window = np.clip((time - stride // 2) // stride, 0, windows - 1)
+        return np.asarray(y.reshape(len(y), windows, -1, y.shape[2])[time - window * stride, window])
 
-        x: queries, keys, values, and for each head and query the logits p of `decays` rates. The score of query s and key t is
-        q·k / sqrt(C/heads) - |s - t| / sqrt(decays) * Σ_n n sigmoid(p_n) / 2, with n = 1 ... decays, but -100 where s = t.
-        """
+    def local_attention(self, x: Array, heads: int, decays: int) -> Array:
         T, F, width = x.shape
         C = (width - heads * decays) // 3
         q, k, v = (x[:, :, i * C : (i + 1) * C].reshape(T, F, heads, -1).transpose(1, 2, 0, 3) for i in range(3))  # [F, heads, T, D]
@@ -238,12 +262,27 @@ class NumpyOperations:
             out[:, f] = np.matmul(weights, v[f]).transpose(1, 0, 2).reshape(T, C)
         return out
 
-    def wiener(self, z: Array, m: Array, iterations: int, residual: bool) -> Array:
-        """The sources' spectrograms [T, F, 2*S*C] in the mixture z [T, F, 2C], from their magnitudes m [T, F, S*C]; see `wiener.py`.
+    def join_bands(self, parts: Sequence[Array], biases: Sequence[Array], stride: int, overlap: int, crop: int, length: int) -> Array:
+        starts = [0]
+        for part in parts[:-1]:
+            starts.append(starts[-1] + part.shape[1] - overlap)
+        total = np.zeros((len(parts[0]), starts[-1] + parts[-1].shape[1], parts[0].shape[2]), np.float32)
+        for start, part, bias in zip(starts, parts, biases, strict=True):
+            total[:, start : start + part.shape[1]] += part
+            if start:
+                total[:, start : start + stride] -= bias
+        return np.ascontiguousarray(total[:, crop : crop + length])
 
-        Windows of 300 frames are filtered each by itself. A bin of exact silence counts as 1. `residual` estimates what the sources
-        leave of the mixture as one more.
-        """
+    def magnitude(self, z: Array) -> Array:
+        pairs = z.reshape(*z.shape[:2], -1, 2)
+        return np.ascontiguousarray(np.hypot(pairs[..., 0], pairs[..., 1]))
+
+    def phase_mask(self, z: Array, m: Array) -> Array:
+        (T, F, _), C = z.shape, z.shape[2] // 2
+        unit = z.reshape(T, F, 1, C, 2) / (np.float32(1e-8) + self.magnitude(z).reshape(T, F, 1, C, 1))
+        return np.ascontiguousarray((unit * m.reshape(T, F, -1, C, 1)).reshape(T, F, -1), np.float32)
+
+    def wiener(self, z: Array, m: Array, iterations: int, residual: bool) -> Array:
         (T, F, _), C = z.shape, z.shape[2] // 2
         windows = []
         for start in range(0, T, 300):
@@ -265,15 +304,10 @@ class NumpyOperations:
         return np.concatenate(windows).astype(np.float32)
 
     def feed_forward(self, x: Array, y: Array, widen: Conv, narrow: Conv, scale: Array | None) -> Array:
-        """x + scale * narrow(activation(widen(y))), all [1, N, C]."""
         return self.conv(self.conv(y, widen), narrow, scale=scale, residual=x)
 
     def stft(self, x: Array, n_fft: int, hop: int, frames: int) -> Array:
-        """x[channels, samples] -> [frames, n_fft/2, 2*channels]: real and imaginary parts / sqrt(n_fft), last bin dropped."""
-        windows = sliding_window_view(x, n_fft, axis=1)[:, ::hop][:, :frames] * hann(n_fft)  # [C, frames, n_fft]
-        z = np.fft.rfft(windows)[..., :-1] * np.float32(1 / math.sqrt(n_fft))
-        z = np.stack([z.real, z.imag], axis=-1)  # [C, frames, F, 2]
-        return np.ascontiguousarray(z.transpose(1, 2, 0, 3).reshape(frames, n_fft // 2, -1), np.float32)
+        return stft(x, n_fft, hop, frames)
 
     def istft(
         self,
@@ -288,33 +322,14 @@ class NumpyOperations:
         time_moments: Array | None = None,
         out: Array | None = None,
     ) -> Array:
-        """Inverse STFT of z[frames, n_fft/2, 2*signals]*std + mean, plus time[samples or more, signals]*std + mean, each with its own
-        moments (None: 0 and 1), the mean and the std that `normalize` gave.
-
-        Frame t begins at sample t*hop + offset; envelope[samples] is 1 / (sum of squared windows). The missing last bin is zero, and
-        the imaginary part of bin 0 is ignored -> [signals, samples], into `out` if it is given.
-        """
-        frames, bins, channels = z.shape
-        samples = envelope.size
-        pairs = restored(z, moments).reshape(frames, bins, channels // 2, 2)
-        spectrum = np.zeros((frames, bins + 1, channels // 2), np.complex64)
-        spectrum[:, :bins] = pairs[..., 0] + 1j * pairs[..., 1]
-        spectrum[:, 0].imag = 0
-        signal = np.fft.irfft(spectrum, n=n_fft, axis=1) * (hann(n_fft) * np.float32(math.sqrt(n_fft)))[:, None]  # [frames, n_fft, signals]
-        lead = max(0, -offset)
-        total = np.zeros((lead + max(samples, offset + (frames - 1) * hop + n_fft), channels // 2), np.float32)
-        for t in range(frames):
-            start = lead + offset + t * hop
-            total[start : start + n_fft] += signal[t]
-        result = total[lead : lead + samples] * envelope[:, None]
+        result = istft(z if moments is None else self.restore(z, moments), n_fft, hop, offset, envelope)  # [samples, signals]
         if time is not None:
-            result = result + restored(time.reshape(-1, channels // 2)[:samples], time_moments)
+            time = time.reshape(-1, result.shape[1])[: len(result)]
+            result = result + (time if time_moments is None else self.restore(time, time_moments))
         if out is None:
             return np.ascontiguousarray(result.T, np.float32)
         out[...] = result.T
         return out
 
-
-def restored(x: Array, moments: Array | None) -> Array:
-    """x*std + mean: what `normalize` took away."""
-    return x if moments is None else x * np.float32(moments[1]) + np.float32(moments[0])
+    def resample(self, x: Array, old_rate: int, new_rate: int) -> Array:
+        return resample_reference(x, old_rate, new_rate)

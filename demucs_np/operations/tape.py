@@ -35,6 +35,8 @@ import numpy as np
 from .. import kernels
 from ..errors import ModelError
 from ..kernels import tiles
+from ..kernels.arena import Arena
+from .compiled import use_arena
 
 Array = np.ndarray
 REGIONS = ("input", "output", "weights", "constants", "arena")
@@ -129,18 +131,16 @@ def record(model: Any, length: int) -> Recording:
     out = np.zeros((len(model.sources), *mix.shape), np.float32)
     held = list({a.ctypes.data: a for a in _arrays(model, set()) if a.size}.values())
     size = 0
+    arena = Arena()
+    slab = arena.base()
     for attempt in range(2):  # first to learn how much of the arena is used; then with NaN there
-        ops.reset()
-        slab = ops.arena.base()
         if attempt:
             slab[: size // 4] = np.nan
         recorder = _Recorder({"input": mix, "output": out, "arena": slab}, held)
-        with tiles.recording(recorder):
-            try:
-                finite = ops.finite(mix)
-                model.forward(mix, out)
-            finally:
-                ops.reset()
+        with use_arena(arena), tiles.recording(recorder):
+            finite = ops.finite(mix)
+            model.forward(mix, out)
+            ops.free(finite)
         size = recorder.arena_size
     regions = (mix.nbytes, out.nbytes, len(recorder.weights.data), len(recorder.constants.data), size)
     tape = {
