@@ -118,6 +118,18 @@ def test_table(tmp_path: Path) -> None:
     assert "encoder.0.dconv.layers.0.6 " in deep.output
 
 
+def test_a_published_model_is_known_without_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HOME", "TORCH_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "41,984,456 parameters in 533 tensors" in invoke("inspect", "htdemucs").output
+    assert "27,414,996 parameters" in invoke("inspect", "5c90dfd2").output
+    tuned = invoke("inspect", "htdemucs_ft").output
+    assert tuned.startswith("a bag of 4 models")
+    assert tuned.count("demucs.htdemucs.HTDemucs") == 1
+    assert invoke("inspect", "mdx").exit_code == 1
+
+
 def test_json(tmp_path: Path) -> None:
     result = invoke("inspect", model_file(tmp_path), "--json")
     report = json.loads(result.output)

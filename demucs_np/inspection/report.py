@@ -8,15 +8,12 @@ import textwrap
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..models.config import Config
 from ..weights.resolve import resolve
 from .module_times import Times, measure
 from .outline import Module, extras, modules, segment_samples
-
-if TYPE_CHECKING:
-    from ..models.bag import BagOfModels
 
 WIDTH = 118  # of the wrapped lines of arguments
 
@@ -29,25 +26,30 @@ def report(
     `timed` runs one segment of each, on `threads`, for the modules' shares; `depth` is that of the paths in the tables, JSON has all.
     """
     named = resolve(name, repo=repo)
-    names = [member.name for member in named.members]
-    bag = named.load("numba" if timed else "numpy")
-    distinct = {member.config: member for member in reversed(bag.models)}
-    trees = [(config, modules(config), model) for config, model in reversed(distinct.items())]
-    found = [(config, tree, measure(model, tree, threads=threads) if timed else None) for config, tree, model in trees]
+    models = {model.config: model for model in reversed(named.load().models)} if timed else {}
+    distinct = {key: member.config() for key, member in named.distinct.items()}
+    configs = list(dict.fromkeys(distinct.values()))
+    weights = named.weights or [[1.0] * len(configs[0].sources)] * len(named.members)
+    members = [(member.name, configs.index(distinct[member.name]), row) for member, row in zip(named.members, weights, strict=True)]
+    trees = [(config, modules(config)) for config in configs]
+    found = [(config, tree, measure(models[config], tree, threads=threads) if timed else None) for config, tree in trees]
     if as_json:
-        return json.dumps(_as_json(bag, names, found), indent=1, default=_plain)
-    parts = [_bag_table(bag, names, [config for config, *_ in found])] if len(names) > 1 else []
+        return json.dumps(_as_json(members, found), indent=1, default=_plain)
+    parts = [_bag_table(members, configs[0].sources)] if len(members) > 1 else []
     for number, (config, tree, times) in enumerate(found, 1):
         title = f"architecture {number}: " if len(found) > 1 else ""
         parts += [title + _description(config, tree), _tree_table(tree, times, depth)]
     return "\n".join(parts)
 
 
-def _bag_table(bag: BagOfModels, names: Sequence[str], configs: list[Config]) -> str:
-    rows = [("member", "architecture", *bag.sources)]
-    for name, member, weights in zip(names, bag.models, bag.weights, strict=True):
-        rows.append((name, str(configs.index(member.config) + 1), *(f"{weight:g}" for weight in weights)))
-    return f"a bag of {len(names)} models, and the weight of each for each stem\n\n{_columns(rows, '<' + '>' * (len(rows[0]) - 1))}\n"
+Member = tuple[str, int, Sequence[float]]  # name, number of its architecture, weight for each stem
+
+
+def _bag_table(members: Sequence[Member], sources: Sequence[str]) -> str:
+    rows = [("member", "architecture", *sources)]
+    for name, architecture, weights in members:
+        rows.append((name, str(architecture + 1), *(f"{weight:g}" for weight in weights)))
+    return f"a bag of {len(members)} models, and the weight of each for each stem\n\n{_columns(rows, '<' + '>' * (len(rows[0]) - 1))}\n"
 
 
 def _description(config: Config, tree: list[Module]) -> str:
@@ -108,13 +110,9 @@ def _columns(rows: Sequence[tuple[str, ...]], align: str) -> str:
     return "\n".join(lines)
 
 
-def _as_json(model: BagOfModels, names: Sequence[str], found: list[tuple[Config, list[Module], Times | None]]) -> dict[str, Any]:
-    configs = [config for config, *_ in found]
+def _as_json(members: Sequence[Member], found: list[tuple[Config, list[Module], Times | None]]) -> dict[str, Any]:
     return {
-        "members": [
-            {"name": name, "architecture": configs.index(member.config), "weights": row}
-            for name, member, row in zip(names, model.models, model.weights, strict=True)
-        ],
+        "members": [{"name": name, "architecture": architecture, "weights": row} for name, architecture, row in members],
         "architectures": [
             {
                 "class": config.klass,

@@ -12,7 +12,6 @@ import os
 import platform
 import statistics
 import time
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +19,15 @@ import numpy as np
 
 from .. import __version__
 from ..machine import peak_memory, processor
+from ..weights.catalog import ARCHITECTURES, STEMS
 
 if TYPE_CHECKING:
     from ..models.bag import Model
     from ..parity.verify import Report
 
-STEMS = ("drums", "bass", "other", "vocals")
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> class and constructor's arguments of the published model
-    "htdemucs": (
-        "demucs.htdemucs.HTDemucs",
-        {"sources": [*STEMS], "bottom_channels": 512, "dconv_mode": 3, "t_layers": 5, "segment": Fraction(39, 5)},
-    ),
-    "hdemucs": ("demucs.hdemucs.HDemucs", {"sources": [*STEMS], "segment": 44}),
+    "htdemucs": ARCHITECTURES["955717e8"],
+    "hdemucs": ARCHITECTURES["75fc33f5"],
     "demucs": ("demucs.demucs.Demucs", {"sources": [*STEMS], "segment": 44}),
 }
 SECONDS = 7.8  # of the input: a segment of HTDemucs

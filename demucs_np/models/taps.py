@@ -103,6 +103,32 @@ def trace(layers: Sequence[str] | None = None, replace: Replace | None = None) -
         raise ValueError(f"no activation matches {', '.join(missing)}; there are {', '.join(tracer.seen)}")
 
 
+class _ShapeTracer(_Tracer):
+    """Notes what would be recorded."""
+
+    def __init__(self) -> None:
+        super().__init__(None, {})
+        self.outputs: dict[str, tuple[int, ...]] = {}
+        self.extras: dict[str, tuple[int, ...]] = {}
+
+    def records(self, path: str, extra: bool) -> bool:
+        return False
+
+    def tap(self, path: str, x: Array, axes: str, extra: bool) -> None:
+        (self.extras if extra else self.outputs)[path] = _TO_REFERENCE[axes](x).shape
+
+
+@contextlib.contextmanager
+def shapes() -> Iterator[tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]]:
+    """Within the block, the shapes of what a trace of this thread would record: of the modules' outputs, and of extras."""
+    tracer = _ShapeTracer()
+    token = _active.set(tracer)
+    try:
+        yield tracer.outputs, tracer.extras
+    finally:
+        _active.reset(token)
+
+
 def tap(path: str, x: Array, axes: str, *, extra: bool = False) -> Array:
     """Called by the models where an activation of the reference exists: records or replaces x if a trace is on. Returns x."""
     tracer = _active.get()

@@ -164,7 +164,7 @@ class CrossTransformer:
         if norm:
             x = replaced(ops, normed(ops, x, norm), x)
             x = tap(f"crosstransformer.{name}", x[0], "NC")[None]
-        return ops.add_table(x, positions)
+        return ops.add_table(x, positions, path="crosstransformer" + (".position_embeddings" if name == "norm_in_t" else ""))
 
     def positions_t(self, T: int, C: int, weight: float) -> Array:
         if self.config.t_emb == "scaled":

@@ -1,6 +1,6 @@
 """The operations of the models, twice: `numpy_ops` says in plain NumPy what each one is, `compiled` does it fast.
 
-`operations(backend)` gives one of the two; `protocol` says what both promise. `recording` runs a model for its shapes and costs.
+`protocol` says what both promise. A third set, `shapes`, computes nothing; `recording` keeps what a model calls.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ BACKENDS = ("numba", "numpy")
 
 
 def operations(backend: str) -> Operations:
-    """A set of operations. Raises ValueError for a backend that is not one of BACKENDS."""
+    """A set of operations: one of BACKENDS, or "shapes". Raises ValueError for another."""
     if backend == "numba":
         from .compiled import CompiledOperations
 
@@ -20,4 +20,8 @@ def operations(backend: str) -> Operations:
         from .numpy_ops import NumpyOperations
 
         return NumpyOperations()
+    if backend == "shapes":
+        from .shapes import ShapeOperations
+
+        return ShapeOperations()
     raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")

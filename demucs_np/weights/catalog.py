@@ -7,7 +7,9 @@ Source: `demucs/remote/*.yaml` and `files.txt` of demucs 4.1.0.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 LEGACY_ROOT = "https://dl.fbaipublicfiles.com/demucs/"
 NAMESPACE = "adefossez"
@@ -59,6 +61,17 @@ BAGS: dict[str, Bag] = {
         Bag("repro_mdx_a_hybrid_only", ("fa0cb7f9", "902315c2") * 2, "HDemucs", "its hybrid half", segment=44),
         Bag("repro_mdx_a_time_only", ("9a6b4851", "9a6b4851", "1ef250f1", "1ef250f1"), "Demucs", "its time-domain half", segment=44),
     )
+}
+
+_HYBRID_TRANSFORMER = {"bottom_channels": 512, "dconv_mode": 3, "t_layers": 5, "segment": Fraction(39, 5)}
+# Signature -> class and constructor's arguments, where they are known without the file.
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    **{
+        signature: ("demucs.htdemucs.HTDemucs", {"sources": [*STEMS], **_HYBRID_TRANSFORMER})
+        for signature in (*BAGS["htdemucs"].signatures, *BAGS["htdemucs_ft"].signatures)
+    },
+    "5c90dfd2": ("demucs.htdemucs.HTDemucs", {"sources": [*SIX_STEMS], **_HYBRID_TRANSFORMER, "bottom_channels": 0}),
+    "75fc33f5": ("demucs.hdemucs.HDemucs", {"sources": [*STEMS], "segment": 44}),
 }
 
 # Signature -> folder and file name below LEGACY_ROOT; after the dash stand the first 8 digits of the file's SHA-256.

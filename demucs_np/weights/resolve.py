@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError, UsageError
-from ..models.config import DemucsConfig, HTDemucsConfig
+from ..models.config import Config, DemucsConfig, HTDemucsConfig, config_from_arguments
 from . import catalog, hub
 from .files import check_named_checksum
 from .formats import read_model_file
@@ -39,6 +39,13 @@ class Member:
     def read(self, report: hub.Report = hub.to_stderr) -> Checkpoint:
         """Its configuration and tensors. Raises ModelError if it cannot be had, WeightsError if it holds no model."""
         return read_model(self.get(report))
+
+    def config(self, report: hub.Report = hub.to_stderr) -> Config:
+        """Its configuration alone; for a file that is not here, the catalog's if it knows it. Raises as `read`."""
+        if self.path is None and self.name in catalog.ARCHITECTURES:
+            klass, arguments = catalog.ARCHITECTURES[self.name]
+            return config_from_arguments(klass, (), arguments)
+        return read_model_file(self.get(report)).config
 
 
 @dataclass(frozen=True)
