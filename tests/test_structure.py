@@ -102,3 +102,13 @@ def test_calls_name_their_arguments() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_file(name: str) -> None:
     assert COMMANDS[name][:2] == (f".{name}", name)
+
+
+@pytest.mark.parametrize("name", ["conv", "winograd"])
+def test_kernels_take_their_numbers_in_the_order_that_is_written_down(name: str) -> None:
+    tree = TREES[Path("kernels") / f"{name}.py"]
+    (geometry,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Geometry"]
+    fields = [item.target.id for item in geometry.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+    (kernel,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == f"_{name}_tiles"]
+    unpacked = next(node for node in kernel.body if isinstance(node, ast.Assign) and ast.unparse(node.value) == "geometry")
+    assert ast.unparse(unpacked.targets[0]).strip("()").split(", ") == fields

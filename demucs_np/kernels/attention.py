@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._jit import inline, kernel, view
+from ._jit import kernel, view
 from .activation import exp2
-from .gemm import gemm, pack_columns, pack_rows, packed_size, padded, padded_columns
-from .sums import clear, total_of
+from .gemm import gemm, pack_columns, pack_rows, padded, padded_columns
+from .softmax import KEYS, QUERIES, block_sizes, divide, largest_of, raise_to, weigh2
+from .sums import clear
 from .tiles import pool
 
-QUERIES = 96  # rows of a tile
-KEYS = 384  # keys in work at a time: scores, keys and values of a block stay in L2
 LOG2E = 1.4426950408889634
 _LOWEST = np.float32(-1e38)  # times log2 e still a float32
 
@@ -32,11 +31,6 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, out: np.n
     pool().run(_pack_tiles, heads * blocks, 0, flat[1], flat[2], packed, geometry)
     scratch = QUERIES * (2 + KEYS + padded(D) + 2)
     pool().run(_attention_tiles, heads * -(-N // QUERIES), scratch, flat[0], packed, out.reshape(-1), geometry)
-
-
-def block_sizes(D: int) -> tuple[int, int]:
-    """Floats that a block of keys, packed, and one of values take."""
-    return packed_size(D, KEYS), packed_size(KEYS, D)
 
 
 def room(S: int, C: int, heads: int) -> int:
@@ -87,48 +81,9 @@ def _attention_tiles(tile0, tile1, scratch, q, packed, out, geometry):
                 scores = view(scratch, at_scores + m * KEYS, size)
                 highest = max(top[m], largest_of(scores))
                 if highest > top[m]:
-                    shrink = exp2((top[m] - highest) * scale)
-                    _multiply(view(scratch, at_result + m * wide, wide), shrink)
-                    total[m] *= shrink
-                    top[m] = highest
-                total[m] += _weights(scores, highest, scale)
+                    factor = exp2((top[m] - highest) * scale)
+                    raise_to(highest, factor, m, top, total, view(scratch, at_result + m * wide, wide))
+                total[m] += weigh2(scores, highest, scale)
                 table[m] = at_scores + m * KEYS
             gemm(scratch, 0, table, 0, M, packed, at_keys + keys, size, 0, scratch, at_result, wide, D, size, True)
-        for m in range(M):
-            target = view(out, (first + m) * C + head * D, D)
-            source = view(scratch, at_result + m * wide, D)
-            one = np.float32(1) / total[m]
-            for i in range(D):
-                target[i] = source[i] * one
-
-
-@inline
-def largest_of(x):
-    """The largest element, found as an integer: a maximum of floats does not become vector code (0.49 instead of 0.07 ns an element).
-
-    The bits of a float, all but the sign inverted where it is negative, order as the floats do; a NaN comes out as the largest.
-    """
-    largest = np.int32(-(2**31))
-    for i in range(x.size):
-        key = _ordered(np.float32(x[i]).view(np.int32))
-        largest = key if key > largest else largest
-    return np.int32(_ordered(largest)).view(np.float32)
-
-
-@inline
-def _ordered(bits):
-    return np.int32(bits ^ np.int32(np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-
-
-@inline
-def _weights(scores, highest, scale):
-    """scores = 2^((scores - highest) * scale), and their sum."""
-    for i in range(scores.size):
-        scores[i] = exp2((scores[i] - highest) * scale)
-    return total_of(scores)
-
-
-@inline
-def _multiply(x, factor):
-    for i in range(x.size):
-        x[i] *= factor
+        divide(scratch, at_result, wide, M, D, total, first * C + head * D, C, out)

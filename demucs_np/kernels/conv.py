@@ -7,18 +7,16 @@ a time layer (1, T, C); a dilated convolution over time is `taps` along B with w
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ._jit import inline, kernel, view
-from .activation import gelu, sigmoid
+from .epilogue import ACTIVATIONS, GLU, activate, add, store, store_scaled
 from .gemm import gemm, pack, padded, padded_columns
 from .layer import Conv, project
 from .tiles import pool
 
-NONE, GELU, GLU, RELU = 0, 1, 2, 3
-ACTIVATIONS = {"none": NONE, "gelu": GELU, "glu": GLU, "relu": RELU}
 CHUNK = 512  # columns of the result in work at a time: with its rows they stay in L2
 
 
@@ -48,23 +46,47 @@ def glu_order(conv: Conv, chunk: int) -> Any:
     return np.concatenate([np.arange(c, min(c + step, half)) + h for c in range(0, half, step) for h in (0, half)])
 
 
-def tiling(batches: int, rows: int, conv: Conv, gathered: bool) -> tuple[int, int]:
-    """Batches and rows of a tile: about as many rows as keep result and gathered input in L2."""
+def tiling(B: int, rows: int, conv: Conv, gathered: bool) -> tuple[int, int]:
+    """How many of B and of the rows are a tile: about as many rows as keep result and gathered input in L2."""
     target = max(48, min(2048, 2**16 // min(CHUNK, padded(conv.columns))))
-    if batches > 1:
-        target = min(target, max(48, -(-batches * rows // 16)))  # tiles for 16 threads
+    if B > 1:
+        target = min(target, max(48, -(-B * rows // 16)))  # tiles for 16 threads
     longest = min(rows, 64 if gathered and conv.taps > 1 else target)
     parts = -(-rows // longest)
-    if batches == 1 and rows >= 192:
+    if B == 1 and rows >= 192:
         parts = -(-parts // 4) * 4  # a few tiles shared evenly by 2 or 4 threads
     length = -(-rows // parts)
-    count = max(1, min(batches, target // length))
-    while gathered and count > 1 and count * ((length - 1) * conv.stride + conv.width) * conv.channels > 2**16:
-        count = (count + 1) // 2
-    return count, length
+    batches = max(1, min(B, target // length))
+    while gathered and batches > 1 and batches * ((length - 1) * conv.stride + conv.width) * conv.channels > 2**16:
+        batches = (batches + 1) // 2
+    return batches, length
 
 
-_NOTHING = np.empty(0, np.float32)
+NOTHING = np.empty(0, np.float32)
+
+
+class Geometry(NamedTuple):
+    """The numbers that `_conv_tiles` takes, in their order."""
+
+    B: int  # the input, [B, L, C]
+    L: int
+    C: int
+    width: int  # of a window along L, and the other numbers of the layer, as in `Conv`
+    stride: int
+    pad: int
+    taps: int
+    dilation: int
+    rows: int  # windows along L
+    N: int  # columns of the product
+    batches: int  # B and rows of a tile
+    length: int
+    gathered: bool  # whether the input is copied to scratch, with its halo
+    slot: int  # floats of it for one of B
+    area: int  # floats of it in scratch
+    area_of_result: int  # floats of the product in scratch; 0 where it goes straight into `out`
+    act: int  # of ACTIVATIONS
+    limit: int  # floats of `out` for one of B
+    crop: int  # floats of the result that are dropped at the left
 
 
 def conv_(
@@ -87,28 +109,31 @@ def conv_(
     B, L, C = x.shape
     assert (stats is None) == (conv.projection is None)
     gathered = skip is not None or stats is not None or conv.pad > 0 or (rows - 1) * conv.stride + conv.width > L
-    count, length = tiling(B, rows, conv, gathered)
+    batches, length = tiling(B, rows, conv, gathered)
     reach = conv.taps // 2 * conv.dilation
     columns = padded(min(conv.columns, CHUNK))
     places = C + 2 if stats is not None else C
     slot = ((length - 1) * conv.stride + conv.width) * places if gathered else L * C
-    area = (count + 2 * reach) * slot if gathered else 0
+    area = (batches + 2 * reach) * slot if gathered else 0
     # Straight into `out`, without a copy of the result in scratch, where its rows follow each other as the tile's do.
     direct = conv.activation != "glu" and scale is None and conv.columns == padded(conv.columns)
-    direct = direct and conv.crop == 0 and out[0].size == rows * conv.columns and (count == 1 or length == rows)
-    result = 0 if direct else count * length * columns
-    numbers = [B, L, C, conv.width, conv.stride, conv.pad, conv.taps, conv.dilation, rows, conv.columns, count, length, gathered, slot]
-    geometry = np.array([*numbers, area, result, ACTIVATIONS[conv.activation], out[0].size, conv.crop * conv.outputs])
-    arrays = [_NOTHING if a is None else a.reshape(-1) for a in (skip, before, stats, scale)]
-    tiles = -(-B // count) * -(-rows // length)
-    scratch = 2 * count * length + area + result
-    pool().run(_conv_tiles, tiles, scratch, x.reshape(-1), conv.matrix, *arrays, out.reshape(-1), geometry)
+    direct = direct and conv.crop == 0 and out[0].size == rows * conv.columns and (batches == 1 or length == rows)
+    result = 0 if direct else batches * length * columns
+    geometry = Geometry(
+        B, L, C, conv.width, conv.stride, conv.pad, conv.taps, conv.dilation,
+        rows=rows, N=conv.columns, batches=batches, length=length, gathered=gathered, slot=slot, area=area, area_of_result=result,
+        act=ACTIVATIONS[conv.activation], limit=out[0].size, crop=conv.crop * conv.outputs,
+    )  # fmt: skip
+    arrays = [NOTHING if a is None else a.reshape(-1) for a in (skip, before, stats, scale)]
+    tiles = -(-B // batches) * -(-rows // length)
+    scratch = 2 * batches * length + area + result
+    pool().run(_conv_tiles, tiles, scratch, x.reshape(-1), conv.matrix, *arrays, out.reshape(-1), np.array(geometry))
 
 
 @kernel
 def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, out, geometry):
     """Tiles of `conv_`: gather the input with its halo, then for each chunk of columns product, activation, store."""
-    B, L, C, width, stride, pad, taps, dilation, rows, N, count, length, gathered, slot, area, area_of_result, act, limit, crop = geometry
+    B, L, C, width, stride, pad, taps, dilation, rows, N, batches, length, gathered, slot, area, area_of_result, act, limit, crop = geometry
     places = C + 2 if stats.size else C
     K = width * places
     halves = 2 if act == GLU else 1
@@ -116,15 +141,15 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, o
     direct = area_of_result == 0
     together = crop == 0 and length == rows and rows * wide == limit
     across = (rows + length - 1) // length
-    table = scratch[: 2 * count * length].view(np.int64)
+    table = scratch[: 2 * batches * length].view(np.int64)
     for tile in range(tile0, tile1):
-        b0, l0 = tile // across * count, tile % across * length
-        b1, l1 = min(B, b0 + count), min(rows, l0 + length)
+        b0, l0 = tile // across * batches, tile % across * length
+        b1, l1 = min(B, b0 + batches), min(rows, l0 + length)
         nl = l1 - l0
         source, shift = x, 0
         if gathered:
             source = scratch
-            shift = 2 * count * length
+            shift = 2 * batches * length
             first = max(0, b0 - taps // 2 * dilation)
             last = min(B, b1 + taps // 2 * dilation)
             span = (nl - 1) * stride + width
@@ -133,7 +158,7 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, o
                 if stats.size:
                     _gather_scaled(x, b * L, C, l0, span, stats, gathering)
                 else:
-                    _gather(x, skip, b * L, L, C, l0 * stride - pad, span, gathering)
+                    gather(x, skip, b * L, L, C, l0 * stride - pad, span, gathering)
             start = b0 - first
         else:
             start, shift = b0, l0 * stride * C
@@ -144,7 +169,7 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, o
             if direct:
                 z, at, ldc = out, b0 * limit + l0 * N + n, N
             else:
-                z, at, ldc = scratch, 2 * count * length + area, padded_columns(columns)
+                z, at, ldc = scratch, 2 * batches * length + area, padded_columns(columns)
             for i in range(taps):
                 tap = (i + taps // 2) % taps  # the one in the middle first, which every row has, with the bias
                 db = (tap - taps // 2) * dilation
@@ -157,12 +182,12 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, o
             for b in range(b0, b1, group):
                 target = view(out, b * limit, group * limit)
                 if before.size:
-                    _add(z, at, ldc, size, columns, before, b * limit + place, wide)
-                _activate(z, at, ldc, size, columns, act)
+                    add(z, at, ldc, size, columns, before, b * limit + place, wide)
+                activate(z, at, ldc, size, columns, act)
                 if scale.size:
-                    _store_scaled(z, at, ldc, size, act == GLU, view(scale, n // halves, columns // halves), place, wide, target)
+                    store_scaled(z, at, ldc, size, act == GLU, view(scale, n // halves, columns // halves), place, wide, target)
                 elif not direct:
-                    _store(z, at, ldc, size, columns, act == GLU, place, wide, target)
+                    store(z, at, ldc, size, columns, act == GLU, place, wide, target)
                 at += size * ldc
 
 
@@ -175,7 +200,7 @@ def _windows(table, first, groups, slot, rows, leap):
 
 
 @inline
-def _gather(x, skip, row, L, C, position, span, out):
+def gather(x, skip, row, L, C, position, span, out):
     """Positions position ... + span of row `row` of x (+ skip), zero outside 0 ... L."""
     low, high = min(span, max(0, -position)), max(0, min(span, L - position))
     high = max(low, high)
@@ -206,70 +231,3 @@ def _gather_scaled(x, row, C, position, span, stats, out):
             target[c] = source[c] * inverse
         out[i * (C + 2) + C] = inverse
         out[i * (C + 2) + C + 1] = -mean * inverse
-
-
-# The functions below work on M rows of `columns` results that lie in z, from `at` on and `ldc` apart. Their places in `out` are `pitch`
-# apart from `place` on; what would lie outside of `out` is dropped. A call is for many rows, because setting up a loop over the 48 numbers
-# of a single row would take longer than the loop.
-
-
-@inline
-def _add(z, at, ldc, M, columns, other, place, pitch):
-    """z += the rows of `other` that are at `place`, `pitch` apart."""
-    for m in range(M):
-        row, added = view(z, at + m * ldc, columns), view(other, place + m * pitch, columns)
-        for i in range(row.size):
-            row[i] += added[i]
-
-
-@inline
-def _activate(z, at, ldc, M, columns, act):
-    """GELU or ReLU in place; a GLU is left to `_store`."""
-    if act == GELU:
-        for m in range(M):
-            row = view(z, at + m * ldc, columns)
-            for i in range(row.size):
-                row[i] = gelu(row[i])
-    elif act == RELU:
-        for m in range(M):
-            row = view(z, at + m * ldc, columns)
-            for i in range(row.size):
-                row[i] = max(row[i], np.float32(0))
-
-
-@inline
-def _store(z, at, ldc, M, columns, gated, place, pitch, out):
-    """out = the rows, or the GLU of them."""
-    size = columns // 2 if gated else columns
-    for m in range(M):
-        first = place + m * pitch
-        low, high = max(0, -first), min(size, out.size - first)
-        if low < high:
-            value, target = view(z, at + m * ldc + low, high - low), view(out, first + low, high - low)
-            if gated:
-                gate = view(z, at + m * ldc + size + low, high - low)
-                for i in range(value.size):
-                    target[i] = value[i] * sigmoid(gate[i])
-            else:
-                for i in range(value.size):
-                    target[i] = value[i]
-
-
-@inline
-def _store_scaled(z, at, ldc, M, gated, scale, place, pitch, out):
-    """As `_store`, but `out` += scale * that."""
-    size = scale.size
-    for m in range(M):
-        first = place + m * pitch
-        low, high = max(0, -first), min(size, out.size - first)
-        if low < high:
-            value, target = view(z, at + m * ldc + low, high - low), view(out, first + low, high - low)
-            factor = view(scale, low, high - low)
-            if gated:
-                gate = view(z, at + m * ldc + size + low, high - low)
-                # `out` alone stands for both terms of the sum: with the same array under two names the loop would not run as vector code
-                for i in range(value.size):
-                    target[i] += factor[i] * (value[i] * sigmoid(gate[i]))
-            else:
-                for i in range(value.size):
-                    target[i] += factor[i] * value[i]

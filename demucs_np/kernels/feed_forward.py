@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ._jit import kernel
-from .conv import ACTIVATIONS, CHUNK, _activate, _store_scaled
+from .conv import CHUNK
+from .epilogue import ACTIVATIONS, activate, store_scaled
 from .gemm import LANES, PANEL, gemm, padded
 from .layer import Conv
 from .tiles import pool
@@ -43,8 +44,8 @@ def _feed_forward_tiles(tile0, tile1, scratch, y, weights1, weights2, scale, out
             for m in range(M):
                 table[m] = (first + m) * C
             gemm(y, 0, table, 0, M, weights1, n * (1 + C), C, 0, scratch, at_hidden, hidden_pitch, columns, C, False)
-            _activate(scratch, at_hidden, hidden_pitch, M, columns, act)
+            activate(scratch, at_hidden, hidden_pitch, M, columns, act)
             for m in range(M):
                 table[m] = at_hidden + m * hidden_pitch
             gemm(scratch, 0, table, 0, M, weights2, 0, hidden, n, scratch, at, pitch, C, columns, n > 0)
-        _store_scaled(scratch, at, pitch, M, False, scale, first * C, C, out)
+        store_scaled(scratch, at, pitch, M, False, scale, first * C, C, out)

@@ -185,7 +185,14 @@ _double, _single, _half = _over_rows(LANES, 2), _over_rows(LANES, 1), _over_rows
 def gemm(A, a, rows, r, M, B, b, height, top, C, c, ldc, N, K, accumulate):
     """C[m, :N] = bias + A[a + rows[r + m] : + K] · B for m < M, into C[c + m*ldc :], ldc >= padded_columns(N); or added to C.
 
-    B is the rows top ... top + K of a matrix of `height` rows, packed with its bias by `pack`, at offset b.
+    In this order, as in every function that kernels call: each array with where to begin in it and how it lies there, then the sizes.
+
+        A, a               the left side, and what is added to the offsets of its rows
+        rows, r, M         the offsets of M rows, from rows[r] on
+        B, b, height, top  the right side, at offset b: rows top ... top + K of a matrix of `height` rows, packed with its bias by `pack`
+        C, c, ldc          the result, from C[c] on, its rows `ldc` apart
+        N, K               its columns, and the length of the sums
+        accumulate         whether to add to C, and leave the bias out
 
     A k block of the rows stays in L2 while the panels pass, a k block of the panel in L1 or L2 while the rows pass.
     """

@@ -9,12 +9,11 @@ import numpy as np
 
 from ._jit import exact, inline, kernel, view
 from .activation import exp, sigmoid
-from .attention import KEYS, _multiply, block_sizes, largest_of
 from .gemm import gemm, pack_columns, pack_rows, padded, padded_columns
-from .sums import clear, total_of
+from .softmax import KEYS, QUERIES, block_sizes, divide, largest_of, raise_to, weigh
+from .sums import clear
 from .tiles import pool
 
-QUERIES = 96  # rows of a tile
 _LOWEST = np.float32(-3e38)
 _ITSELF = np.float32(-100)  # score of a query and its own position
 
@@ -73,19 +72,12 @@ def _local_attention_tiles(tile0, tile1, scratch, x, out, geometry):
                     scores[here] = _ITSELF
                 highest = max(top[m], largest_of(scores))
                 if highest > top[m]:
-                    shrink = exp(top[m] - highest)
-                    _multiply(view(scratch, at_result + m * wide, wide), shrink)
-                    total[m] *= shrink
-                    top[m] = highest
-                total[m] += _weights(scores, highest)
+                    factor = exp(top[m] - highest)
+                    raise_to(highest, factor, m, top, total, view(scratch, at_result + m * wide, wide))
+                total[m] += weigh(scores, highest)
                 table[m] = at_scores + m * KEYS
             gemm(scratch, 0, table, 0, M, scratch, at_values, size, 0, scratch, at_result, wide, D, size, True)
-        for m in range(M):
-            start = ((first + m) * F + f) * C + head * D
-            target, source = view(out, start, D), view(scratch, at_result + m * wide, D)
-            one = np.float32(1) / total[m]
-            for i in range(D):
-                target[i] = source[i] * one
+        divide(scratch, at_result, wide, M, D, total, (first * F + f) * C + head * D, F * C, out)
 
 
 @exact
@@ -101,11 +93,3 @@ def _rate(logits):
 def _fade(scores, scale, rate, here):
     for i in range(scores.size):
         scores[i] = scores[i] * scale - rate * np.float32(abs(np.int32(i) - np.int32(here)))
-
-
-@inline
-def _weights(scores, highest):
-    """scores = exp(scores - highest), and their sum."""
-    for i in range(scores.size):
-        scores[i] = exp(scores[i] - highest)
-    return total_of(scores)

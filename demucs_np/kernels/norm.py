@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from . import epilogue
 from ._jit import exact, kernel, view
 from .activation import gelu
 from .arena import Arena
-from .conv import ACTIVATIONS, GLU, _activate, _store
+from .epilogue import ACTIVATIONS, GLU, store
 from .layer import EPS
 from .sums import clear, total_and_squares
 from .tiles import pool
@@ -145,8 +146,8 @@ def _affine_tiles(tile0, tile1, scratch, x, table, out, geometry):
             source = view(x, (row // length * L + row % length + crop) * C, C)
             for i in range(C):
                 z[i] = source[i] * scale[i] + shift[i]
-            _activate(scratch, 0, C, 1, C, act)
-            _store(scratch, 0, C, 1, C, act == GLU, row * wide, wide, out)
+            epilogue.activate(scratch, 0, C, 1, C, act)
+            store(scratch, 0, C, 1, C, act == GLU, row * wide, wide, out)
 
 
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
@@ -171,19 +172,20 @@ def _layer_norm_tiles(tile0, tile1, scratch, x, weight, bias, out, geometry):
 
 
 def activate(x: np.ndarray, activation: str) -> None:
-    """In place x = GELU(x)."""
-    if activation == "gelu":
-        pool().run(_gelu_tiles, -(-x.size // 2**16), 0, x.reshape(-1))
-    elif activation != "none":
+    """In place x = GELU(x) or ReLU(x), or nothing for "none"."""
+    if activation not in ("none", "gelu", "relu"):
         raise ValueError(f"activation {activation!r}")
+    if activation != "none":
+        pool().run(_activate_tiles, -(-x.size // 2**16), 0, x.reshape(-1), np.array([ACTIVATIONS[activation]]))
 
 
 @kernel
-def _gelu_tiles(tile0, tile1, scratch, x):
+def _activate_tiles(tile0, tile1, scratch, x, geometry):
+    (act,) = geometry
     for tile in range(tile0, tile1):
-        y = x[tile * 2**16 : (tile + 1) * 2**16]
-        for i in range(y.size):
-            y[i] = gelu(y[i])
+        first = tile * 2**16
+        size = min(2**16, x.size - first)
+        epilogue.activate(x, first, size, 1, size, act)
 
 
 def normalize(x: np.ndarray, out: np.ndarray, moments: np.ndarray, arena: Arena) -> None:

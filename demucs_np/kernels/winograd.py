@@ -14,7 +14,7 @@ Complexity of Computations"; Lavin and Gray 2015, section 4.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -23,7 +23,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ._jit import DISABLED, kernel, view
-from .conv import _NOTHING, ACTIVATIONS, GLU, _activate, _add, _gather, _store, glu_order
+from .conv import NOTHING, gather, glu_order
+from .epilogue import ACTIVATIONS, GLU, activate, add, store
 from .gemm import LANES, PANEL, gemm, pack
 from .layer import Conv
 from .tiles import pool
@@ -87,33 +88,55 @@ def winograd(
 ) -> None:
     """out[B, L_out, C_out] = activation(conv(x + skip) + bias + before) for a layer that `suits`, prepared. Arrays as for `conv_`."""
     B, L, C = x.shape
-    count, length = patches(B, rows, conv)
+    batches, length = patches(B, rows, conv)
     m, step = outputs_along(conv), 2 if conv.taps == 3 else 1  # rows of L and of B that a patch gives
-    tiles = -(-B // (step * count)) * -(-rows // (m * length))
-    number, depth = count * length, conv.stride * C
-    gathered = (step * count + conv.taps - 1) * (m * length + 4 - m) * depth
+    tiles = -(-B // (step * batches)) * -(-rows // (m * length))
+    number, depth = batches * length, conv.stride * C
+    gathered = (step * batches + conv.taps - 1) * (m * length + 4 - m) * depth
     scratch = 2 * number + gathered + (16 if conv.taps == 3 else 4) * number * (depth + COLUMNS)
-    numbers = [B, L, C, m, conv.taps, conv.stride, conv.pad, rows, conv.columns, count, length]
-    geometry = np.array([*numbers, ACTIVATIONS[conv.activation], out[0].size, conv.crop * conv.outputs])
-    arrays = [_NOTHING if a is None else a.reshape(-1) for a in (skip, before)]
-    pool().run(_winograd_tiles, tiles, scratch, x.reshape(-1), conv.matrix, *arrays, out.reshape(-1), geometry)
+    geometry = Geometry(
+        B, L, C, m, conv.taps, conv.stride, conv.pad,
+        rows=rows, N=conv.columns, batches=batches, length=length,
+        act=ACTIVATIONS[conv.activation], limit=out[0].size, crop=conv.crop * conv.outputs,
+    )  # fmt: skip
+    arrays = [NOTHING if a is None else a.reshape(-1) for a in (skip, before)]
+    pool().run(_winograd_tiles, tiles, scratch, x.reshape(-1), conv.matrix, *arrays, out.reshape(-1), np.array(geometry))
+
+
+class Geometry(NamedTuple):
+    """The numbers that `_winograd_tiles` takes, in their order."""
+
+    B: int  # the input, [B, L, C]
+    L: int
+    C: int
+    m: int  # outputs along L of a patch
+    taps: int  # of the layer, as in `Conv`
+    stride: int
+    pad: int
+    rows: int  # windows along L
+    N: int  # columns of the product
+    batches: int  # patches of a tile along B and L
+    length: int
+    act: int  # of ACTIVATIONS
+    limit: int  # floats of `out` for one of B
+    crop: int  # floats of the result that are dropped at the left
 
 
 @kernel
 def _winograd_tiles(tile0, tile1, scratch, x, weights, skip, before, out, geometry):
     """Tiles of `winograd`: gather and transform the input; for each chunk of columns the products, outputs, activation, store."""
-    B, L, C, m, taps, stride, pad, rows, N, count, length, act, limit, crop = geometry
+    B, L, C, m, taps, stride, pad, rows, N, batches, length, act, limit, crop = geometry
     step, products = (2, 16) if taps == 3 else (1, 4)
     halves = 2 if act == GLU else 1
     reach = taps // 2
     depth = stride * C
     across = (rows + m * length - 1) // (m * length)
-    at_gathered = 2 * count * length
-    at_inputs = at_gathered + (step * count + 2 * reach) * (m * length + 4 - m) * depth
-    at_products = at_inputs + products * count * length * depth
+    at_gathered = 2 * batches * length
+    at_inputs = at_gathered + (step * batches + 2 * reach) * (m * length + 4 - m) * depth
+    at_products = at_inputs + products * batches * length * depth
     for tile in range(tile0, tile1):
-        b0, l0 = tile // across * step * count, tile % across * m * length
-        nb = min(count, (B - b0 + step - 1) // step)
+        b0, l0 = tile // across * step * batches, tile % across * m * length
+        nb = min(batches, (B - b0 + step - 1) // step)
         nl = min(length, (rows - l0 + m - 1) // m)
         P = nb * nl
         table = scratch[: 2 * P].view(np.int64)
@@ -121,7 +144,7 @@ def _winograd_tiles(tile0, tile1, scratch, x, weights, skip, before, out, geomet
         for i in range(step * nb + 2 * reach):
             b = b0 + i - reach
             positions = L if 0 <= b < B else 0
-            _gather(x, skip, b * positions, positions, C, l0 * stride - pad, span, view(scratch, at_gathered + i * span * C, span * C))
+            gather(x, skip, b * positions, positions, C, l0 * stride - pad, span, view(scratch, at_gathered + i * span * C, span * C))
         for p in range(P):
             table[p] = at_inputs + p * depth
             at = at_gathered + (step * (p // nl) * span + m * (p % nl) * stride) * C
@@ -152,9 +175,9 @@ def _winograd_tiles(tile0, tile1, scratch, x, weights, skip, before, out, geomet
                     if b < B:
                         at = at_products + k * size + i * nl * columns
                         if before.size:
-                            _add(scratch, at, columns, inside, columns, before, b * limit + place, m * N)
-                        _activate(scratch, at, columns, inside, columns, act)
-                        _store(scratch, at, columns, inside, columns, act == GLU, place, m * N // halves, view(out, b * limit, limit))
+                            add(scratch, at, columns, inside, columns, before, b * limit + place, m * N)
+                        activate(scratch, at, columns, inside, columns, act)
+                        store(scratch, at, columns, inside, columns, act == GLU, place, m * N // halves, view(out, b * limit, limit))
 
 
 def _transform(matrix: list[list[int]], both: bool) -> Any:
