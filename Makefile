@@ -37,11 +37,11 @@ test: $(VENV)/ready  ## everything that needs no PyTorch
 	$(BIN)/python -m pytest -q
 
 test-plain: $(VENV)/ready  ## the kernels as plain Python, without compilation
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q tests/test_kernels_*.py tests/test_resample.py
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q -m kernel tests
 
 test-arm64: .arm64/ready  ## the kernels and the goldens on 64-bit ARM, emulated (Debian, Ubuntu): ten minutes
-	.ci/arm64 -m pytest -q -p no:cacheprovider --ignore tests/test_kernels_widths.py tests/test_parity.py \
-	    tests/test_kernels_*.py tests/test_resample.py tests/test_lstm.py tests/test_local_attention.py tests/test_wiener.py
+	.ci/arm64 -m pytest -q -p no:cacheprovider tests/test_parity.py
+	.ci/arm64 -m pytest -q -p no:cacheprovider -m kernel tests
 
 .arm64/ready: .ci/arm64
 	.ci/arm64 setup

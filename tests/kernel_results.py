@@ -22,7 +22,7 @@ from demucs_np.parity.testing import assert_parity
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden" / "ht_published.safetensors"
-CHECKS = "any_layer or any_shape or any_geometry or every_remainder"
+CHECKS = "any_layer or any_shape or any_geometry or every_remainder or naive_is_twin"
 
 
 def results():
@@ -53,6 +53,10 @@ def results():
         "feed_forward": ops.feed_forward(x[:1].copy(), x[1:2].copy(), wide, narrow, weight),
         "stft": ops.stft(noise(3, 900), 64, 16, 50),
         "istft": ops.istft(spectrum, 64, 16, -24, envelope.astype(np.float32)),
+        "lstm": ops.lstm(noise(60, 8 * 20), ops.prepare_recurrent(noise(2, 20, 80) / 4), np.arange(12), 12, 5),
+        "local_attention": ops.local_attention(noise(100, 3, 3 * 24 + 16), 4, 4),
+        "wiener": ops.wiener(noise(40, 9, 4), noise(40, 9, 6) ** 2, 1, True),
+        "resample": ops.resample(noise(2, 3000), 48000, 44100),
         "model": seeded_model(golden, "numba")(golden.mix),
     }
 
@@ -62,9 +66,8 @@ def hashes():
 
 
 if __name__ == "__main__":
-    files = [str(path) for path in sorted(HERE.glob("test_kernels_*.py"))]
     seen = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"  # hypothesis, by the imports above
-    status = pytest.main(["-q", "-p", "no:cacheprovider", "-W", seen, "-k", CHECKS, *files])
+    status = pytest.main(["-q", "-p", "no:cacheprovider", "-W", seen, "-m", "kernel", "-k", CHECKS, str(HERE)])
     if status:
         sys.exit(status)
     golden = load_golden(GOLDEN)

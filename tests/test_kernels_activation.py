@@ -12,6 +12,8 @@ from demucs_np.kernels import activation
 from demucs_np.kernels._jit import kernel
 from demucs_np.operations import numpy_ops as reference
 
+pytestmark = pytest.mark.kernel
+
 
 @kernel
 def _apply(which, x, out):

@@ -13,6 +13,8 @@ from demucs_np.kernels.attention import KEYS, QUERIES
 from demucs_np.operations import operations
 from demucs_np.threads import use_threads
 
+pytestmark = pytest.mark.kernel
+
 
 def check(q, k, v, heads, backend):
     before = q.copy(), k.copy(), v.copy()

@@ -14,6 +14,8 @@ from demucs_np.kernels import layer
 from demucs_np.kernels.conv import CHUNK
 from demucs_np.operations import operations
 
+pytestmark = pytest.mark.kernel
+
 ACTIVATIONS = ["none", "gelu", "relu", "glu"]
 
 

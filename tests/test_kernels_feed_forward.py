@@ -14,6 +14,8 @@ from demucs_np.kernels.feed_forward import TOKENS
 from demucs_np.kernels.layer import linear
 from demucs_np.operations import operations
 
+pytestmark = pytest.mark.kernel
+
 
 def weights(C, hidden):
     return {

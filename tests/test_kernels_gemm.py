@@ -9,6 +9,8 @@ from kernel_checks import UNIT, assert_within, noise, varied
 from demucs_np.kernels._jit import DISABLED, kernel
 from demucs_np.kernels.gemm import DEPTH, HALF, LANES, PANEL, ROWS, gemm, pack, packed_size, padded
 
+pytestmark = pytest.mark.kernel
+
 
 @kernel
 def multiply(A, a, rows, r, M, B, b, height, top, C, c, ldc, N, K, accumulate):

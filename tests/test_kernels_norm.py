@@ -14,6 +14,8 @@ from demucs_np.kernels.layer import EPS, Norm, linear
 from demucs_np.kernels.norm import ROWS
 from demucs_np.operations import operations
 
+pytestmark = pytest.mark.kernel
+
 BLOCK = 2**16  # numbers of an elementwise tile
 
 

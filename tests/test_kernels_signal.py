@@ -9,6 +9,8 @@ from kernel_checks import BACKENDS, assert_same_bits, noise, sized, varied
 from demucs_np.kernels.signal import PART
 from demucs_np.operations import operations
 
+pytestmark = pytest.mark.kernel
+
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("channels", [1, 2, 3])

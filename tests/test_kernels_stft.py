@@ -12,6 +12,8 @@ from kernel_checks import BACKENDS, UNIT, assert_same_bits, assert_within, noise
 from demucs_np.kernels.stft import FRAMES, HOPS, hann, own_size
 from demucs_np.operations import operations
 
+pytestmark = pytest.mark.kernel
+
 OWN = [8, 16, sized(64, 32), sized(512, 8)]  # powers of two
 OTHER = [6, 20, sized(96, 12), sized(250, 10)]
 

@@ -9,6 +9,8 @@ from kernel_checks import UNIT, noise
 from demucs_np.kernels._jit import kernel
 from demucs_np.kernels.sums import total_and_squares, total_of
 
+pytestmark = pytest.mark.kernel
+
 
 @kernel
 def _sums(x, out):

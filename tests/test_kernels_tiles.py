@@ -10,6 +10,8 @@ import pytest
 from demucs_np.kernels.tiles import LONGEST, Pool, pool, shares
 from demucs_np.threads import default_threads, use_threads
 
+pytestmark = pytest.mark.kernel
+
 THREADS = [1, 2, 4]
 
 

@@ -10,6 +10,8 @@ from demucs_np.kernels._jit import kernel
 from demucs_np.operations import operations
 from demucs_np.threads import use_threads
 
+pytestmark = pytest.mark.kernel
+
 
 def naive(gates, recurrent, first, step, steps):
     """One number at a time, in Python's floats."""
@@ -100,5 +102,6 @@ def test_tanh_within_two_units_in_the_last_place():
 def test_tanh_at_the_ends():
     x = np.array([0, np.inf, -np.inf, 1e30, -1e30, np.nan], np.float32)
     ours = np.empty_like(x)
-    _tanh(x, ours)
+    with np.errstate(invalid="ignore", over="ignore"):  # where the kernel runs as Python, NumPy warns
+        _tanh(x, ours)
     assert np.array_equal(ours, np.array([0, 1, -1, 1, -1, np.nan], np.float32), equal_nan=True)

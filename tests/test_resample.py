@@ -14,6 +14,8 @@ from demucs_np.kernels._jit import DISABLED
 from demucs_np.kernels.resample import Resampler, resample, resample_reference, taps
 from demucs_np.threads import use_threads
 
+pytestmark = pytest.mark.kernel
+
 RATES = [(1, 2), (2, 1), (48000, 44100), (44100, 48000), (3, 7), (11025, 44100), (96000, 44100)]
 
 

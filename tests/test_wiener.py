@@ -8,6 +8,8 @@ import pytest
 from demucs_np.operations import operations
 from demucs_np.threads import use_threads
 
+pytestmark = pytest.mark.kernel
+
 WINDOW = 300
 
 
