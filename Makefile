@@ -18,7 +18,7 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev,plots,studio]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 	touch $@
 
-# The reference beside the product: the CPU build of PyTorch first, so that demucs finds it.
+# Upstream beside the product: the CPU build of PyTorch first, so that demucs finds it.
 $(LIVE)/ready: pyproject.toml
 	$(PYTHON) -m venv $(LIVE)
 	$(LIVE)/bin/python -m pip install --quiet --upgrade pip

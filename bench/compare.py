@@ -5,9 +5,9 @@ is a pause in which the threads that spin for work fall asleep, and the processo
 runs of one model and number of threads alternate in one session. Neighbours on the machine only ever add time: the ratio of the
 minima counts, medians stand beside it.
 
-    python bench/compare.py --reference-python PATH    # an environment with torch, demucs, onnxruntime, onnx, onnxscript
+    python bench/compare.py --upstream-python PATH    # an environment with torch, demucs, onnxruntime, onnx, onnxscript
 
-Without --reference-python, or for what that environment lacks, only the engines that are there run. ONNX Runtime runs HTDemucs alone.
+Without --upstream-python, or for what that environment lacks, only the engines that are there run. ONNX Runtime runs HTDemucs alone.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def exported(python: str, name: str, work: Path) -> bool:
 
 def compare(name: str, threads: int, engines: list[str], options: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
     """Measure all engines on one model and number of threads; a dict for each."""
-    pythons = {engine: sys.executable if engine == "ours" else options.reference_python for engine in engines}
+    pythons = {engine: sys.executable if engine == "ours" else options.upstream_python for engine in engines}
     running: dict[str, Engine] = {}
     times: dict[str, list[float]] = {engine: [] for engine in engines}
     cores: list[float] = []
@@ -163,7 +163,7 @@ def notes(results: list[dict[str, Any]], options: argparse.Namespace) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reference-python", help="the Python of an environment with the peers")
+    parser.add_argument("--upstream-python", help="the Python of an environment with the peers")
     parser.add_argument("--models", nargs="+", choices=list(KNOWN), default=["htdemucs", "hdemucs", "demucs"], metavar="MODEL")
     parser.add_argument("--engines", nargs="+", choices=list(TITLES), default=list(TITLES))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
@@ -177,7 +177,7 @@ def main() -> None:
     options = parser.parse_args()
 
     head = heading()
-    present = [engine for engine in available(options.reference_python) if engine in options.engines]
+    present = [engine for engine in available(options.upstream_python) if engine in options.engines]
     for engine in options.engines:
         if engine not in present:
             tell(f"{TITLES[engine]} is not installed and is left out")
@@ -186,7 +186,7 @@ def main() -> None:
         for name in options.models:
             checkpoint(work / f"{name}.safetensors", name)
             write_mix(work / "mix.npy", name)
-            engines = [e for e in present if e != "onnx" or exported(options.reference_python, name, work)]
+            engines = [e for e in present if e != "onnx" or exported(options.upstream_python, name, work)]
             if options.prepare:
                 continue
             for threads in options.threads:

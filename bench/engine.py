@@ -37,7 +37,7 @@ class Ours:
 
 
 class Torch:
-    """The reference's own class, eager, in inference mode."""
+    """Upstream's own class, eager, in inference mode."""
 
     def __init__(self, model: str, threads: int, work: Path) -> None:
         import torch
@@ -87,7 +87,7 @@ class Onnx:
         return np.asarray(waves)
 
     def stft(self, mix: np.ndarray) -> np.ndarray:
-        """[channels, n] -> [2*channels, N_FFT/2, frames], as the reference's `_spec` and `_magnitude`."""
+        """[channels, n] -> [2*channels, N_FFT/2, frames], as upstream's `_spec` and `_magnitude`."""
         n = mix.shape[1]
         frames = -(-n // HOP)
         padded = np.pad(mix, ((0, 0), (PAD, PAD + frames * HOP - n)), mode="reflect")
@@ -97,7 +97,7 @@ class Onnx:
         return np.stack([z.real, z.imag], axis=1).reshape(-1, N_FFT // 2, frames)
 
     def istft(self, spectra: np.ndarray, n: int) -> np.ndarray:
-        """[sources, 2*channels, N_FFT/2, frames] -> [sources*channels, n], as the reference's `_mask` and `_ispec`."""
+        """[sources, 2*channels, N_FFT/2, frames] -> [sources*channels, n], as upstream's `_mask` and `_ispec`."""
         _, _, bins, frames = spectra.shape
         pairs = spectra.reshape(-1, 2, bins, frames)
         z = np.zeros((len(pairs), frames, bins + 1), np.complex64)

@@ -1,4 +1,4 @@
-"""Export the network of an HTDemucs model to ONNX, from the PyTorch reference: `export_onnx.py MODEL WEIGHTS.safetensors OUT.onnx`.
+"""Export the network of an HTDemucs model to ONNX, from upstream in PyTorch: `export_onnx.py MODEL WEIGHTS.safetensors OUT.onnx`.
 
 ONNX has no complex numbers, so the transforms stay outside, as is usual for this model: the graph begins at the spectrogram with real
 and imaginary parts as channels, and ends before its inverse. Both branches' normalisation is inside.
@@ -23,7 +23,7 @@ from demucs_np.parity.upstream import build
 
 
 class Core(torch.nn.Module):
-    """The reference's `forward` with its transforms replaced: what they would be given comes out, what they would give comes in."""
+    """Upstream's `forward` with its transforms replaced: what they would be given comes out, what they would give comes in."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -49,13 +49,13 @@ def export(name: str, weights: Path, target: Path, *, opset: int | None = None) 
     klass, arguments = KNOWN[name]
     if not klass.endswith(".HTDemucs"):
         raise SystemExit(f"{name}: only HTDemucs models can be exported")
-    reference = build(klass, arguments, load_file(weights))
-    n = int(reference.segment * reference.samplerate)
-    mix = torch.from_numpy(np.random.default_rng(0).standard_normal((1, reference.audio_channels, n)).astype(np.float32)) * 0.1
+    upstream = build(klass, arguments, load_file(weights))
+    n = int(upstream.segment * upstream.samplerate)
+    mix = torch.from_numpy(np.random.default_rng(0).standard_normal((1, upstream.audio_channels, n)).astype(np.float32)) * 0.1
     with torch.no_grad():
-        spectrum = reference._magnitude(reference._spec(mix))
+        spectrum = upstream._magnitude(upstream._spec(mix))
         torch.onnx.export(
-            Core(reference).eval(),
+            Core(upstream).eval(),
             (spectrum, mix),
             str(target),
             input_names=["spectrum", "mix"],

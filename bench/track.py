@@ -1,9 +1,9 @@
-"""A whole track through the command: wall time and peak memory, beside the reference's `demucs` command on the same file and weights.
+"""A whole track through the command: wall time and peak memory, beside upstream's `demucs` command on the same file and weights.
 
-    python bench/track.py --minutes 3 --reference-python PATH     # time: each in turn, --rounds times
+    python bench/track.py --minutes 3 --upstream-python PATH     # time: each in turn, --rounds times
     python bench/track.py --minutes 10                            # memory alone: ours, once
 
-Both read the same float32 weights through `--repo`, theirs from a `.th` package (which the reference's Python writes), ours from
+Both read the same float32 weights through `--repo`, theirs from a `.th` package (which upstream's Python writes), ours from
 safetensors. With `--shifts 0` the runs are deterministic and the files are compared as well.
 """
 
@@ -22,7 +22,7 @@ STEP = 1 / 32768
 
 
 def write_package(name: str, weights: str, target: str) -> None:
-    """A `.th` package as demucs stores its models. Runs in the reference's Python."""
+    """A `.th` package as demucs stores its models. Runs in upstream's Python."""
     import torch
     from safetensors.torch import load_file
 
@@ -52,7 +52,7 @@ def main() -> None:
         write_package(*sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reference-python", help="the Python of an environment with demucs")
+    parser.add_argument("--upstream-python", help="the Python of an environment with demucs")
     parser.add_argument("--model", choices=list(KNOWN), default="htdemucs")
     parser.add_argument("--minutes", type=float, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
@@ -72,12 +72,12 @@ def main() -> None:
         wav = track(work / f"track{options.minutes:g}.wav", options.minutes)
         words = [str(wav), "-n", name, "--repo", str(repo), "--shifts", str(options.shifts)]
         commands = {"demucs_np": [sys.executable, "-m", "demucs_np", "separate", *words, "--threads", str(options.threads)]}
-        if options.reference_python:
+        if options.upstream_python:
             package = repo / f"{name}.th"
             if not package.exists():
-                script = [options.reference_python, str(HERE / "track.py"), "--package", options.model, str(weights), str(package)]
+                script = [options.upstream_python, str(HERE / "track.py"), "--package", options.model, str(weights), str(package)]
                 subprocess.run(script, check=True, env=environment())
-            commands["demucs (PyTorch)"] = [options.reference_python, "-m", "demucs", *words, "-d", "cpu"]
+            commands["demucs (PyTorch)"] = [options.upstream_python, "-m", "demucs", *words, "-d", "cpu"]
         if options.prepare:
             return
         runs: dict[str, list[Ran]] = {title: [] for title in commands}
@@ -99,7 +99,7 @@ def main() -> None:
         ]
         title = f"{options.minutes:g} minutes, {options.model}, shifts {options.shifts}, {threads_text(options.threads)}"
         print(f"{head}\n{markdown([title, 's', 'times real time', 'ours / it', 'peak MB'], rows)}")
-        if options.reference_python and options.shifts == 0:
+        if options.upstream_python and options.shifts == 0:
             stems = KNOWN[options.model][1]["sources"]
             print(f"\n{differences(*(work / folder / name / wav.stem for folder in ('demucs_np', 'demucs')), stems)}.")
 

@@ -1,4 +1,4 @@
-"""Train the bundled demo model: an HTDemucs of the reference's own class on synthesised songs. Needs the `[train]` extra.
+"""Train the bundled demo model: an HTDemucs of upstream's own class on synthesised songs. Needs the `[train]` extra.
 
     python -m demucs_np.weights.train_demo --out training --steps 3000
 

@@ -1,4 +1,4 @@
-"""Reading what people have, refusing what is broken, and writing the reference's samples."""
+"""Reading what people have, refusing what is broken, and writing upstream's samples."""
 
 from __future__ import annotations
 

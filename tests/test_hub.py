@@ -210,7 +210,7 @@ def test_quiet_where_there_is_no_terminal(server: Hub, capfd: pytest.CaptureFixt
 
 
 def test_a_file_that_repositories_share(server: Hub) -> None:
-    """The reference's client may keep a file under its Xet hash: a link from the snapshot to a link, whose name is the SHA-256."""
+    """Upstream's client may keep a file under its Xet hash: a link from the snapshot to a link, whose name is the SHA-256."""
     server.files[FILE] = Served(CONTENT)
     path = hub.fetch(SIGNATURE, quiet)
     blob, shared = path.resolve(), hub.hub_cache() / "blobs" / "ab" / ("ab" * 32)

@@ -195,7 +195,7 @@ def test_normalize_of_silence_and_of_one_number(backend):
     assert moments.tolist() == [0, 0]
     ours, moments = operations(backend).normalize(np.full((1, 1), 0.5, np.float32))
     assert moments[0] == 0.5
-    assert math.isnan(moments[1])  # as the reference's: the deviation of one number is not known
+    assert math.isnan(moments[1])  # as upstream's: the deviation of one number is not known
     assert np.isnan(ours[0, 0])
 
 

@@ -31,7 +31,7 @@ def test_pad_with_reflections(backend, channels, n, left, right):
 @varied(60)
 @given(st.integers(1, 12), st.integers(0, 15), st.integers(0, 15))
 def test_what_is_too_short_to_be_reflected_is_lengthened_with_zeros(n, left, right):
-    """As the reference's `pad1d` does: zeros behind, as many as there is padding, then in front; then it is reflected."""
+    """As upstream's `pad1d` does: zeros behind, as many as there is padding, then in front; then it is reflected."""
     x = noise(2, n)
     extra = max(0, max(left, right) - n + 1)
     behind = min(right, extra)

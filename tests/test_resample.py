@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from demucs_np.kernels._jit import DISABLED
-from demucs_np.kernels.resample import Resampler, resample, resample_reference, taps
+from demucs_np.kernels.resample import Resampler, resample, resample_numpy, taps
 from demucs_np.threads import use_threads
 
 pytestmark = pytest.mark.kernel
@@ -50,7 +50,7 @@ def noise(samples: int, channels: int = 2) -> np.ndarray:
 def test_naive_is_twin_is_kernel(old: int, new: int, samples: int) -> None:
     x = noise(samples)
     expected = naive(x, old, new)
-    for result in (resample(x, old, new), resample_reference(x, old, new)):
+    for result in (resample(x, old, new), resample_numpy(x, old, new)):
         assert result.dtype == np.float32
         assert result.shape == expected.shape == (2, new * samples // old)
         np.testing.assert_allclose(result, expected, rtol=0, atol=5e-7)  # taps and result are each rounded once to float32

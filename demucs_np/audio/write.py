@@ -1,4 +1,4 @@
-"""Stems to WAV, FLAC and MP3, with the reference's sample conversion. Source: `demucs.audio.save_audio`.
+"""Stems to WAV, FLAC and MP3, with upstream's sample conversion. Source: `demucs.audio.save_audio`.
 
 Everything works in blocks, so that the length of a track does not matter for memory.
 """
@@ -85,7 +85,7 @@ def prevent_clip(wav: np.ndarray, clip: ClipMode, peak: Any) -> np.ndarray:
 def to_pcm(wav: np.ndarray, bits: int) -> np.ndarray:
     """float32 (channels, samples) -> frames (samples, channels): int16, int32 with 24 bits in the low ones, or float32 within ±1.
 
-    Integers are cut toward zero, not rounded, as the reference does.
+    Integers are cut toward zero, not rounded, as upstream does.
     """
     frames = np.ascontiguousarray(wav.clip(-1, 1).T)
     if bits == 32:

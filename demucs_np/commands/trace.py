@@ -48,7 +48,7 @@ def trace(
         require_matplotlib()
     from ..inspection.tracing import save, trace_track
 
-    taps = trace_track(track, name, repo=repo, at=at, layers=layers or None, backend=backend, threads=threads)
+    taps, scale = trace_track(track, name, repo=repo, at=at, layers=layers or None, backend=backend, threads=threads)
     size = sum(activation.nbytes for activation in taps.values())
     if out is not None:
         save(out, taps, {"format": "demucs_np trace", "track": track.name, "model": name, "at": f"{at:g}"})
@@ -56,4 +56,4 @@ def trace(
     if plot is not None:
         from ..inspection.plots import draw_all
 
-        click.echo(f"{plot}: {len(draw_all(taps, plot))} pictures")
+        click.echo(f"{plot}: {len(draw_all(taps, plot, scale))} pictures")

@@ -19,6 +19,7 @@ from ..threads import use_threads
 from ..weights.files import written_whole
 from ..weights.resolve import build, resolve
 from .outline import extras, modules, segment_samples
+from .plots import Scale, scale_of
 
 if TYPE_CHECKING:
     from ..models.config import Config
@@ -33,8 +34,9 @@ def trace_track(
     layers: Sequence[str] | None = None,
     backend: str = "numba",
     threads: int | None = None,
-) -> dict[str, np.ndarray]:
-    """The activations of one segment of an audio file from `at` seconds on: path -> float32 array, in order of execution.
+) -> tuple[dict[str, np.ndarray], Scale]:
+    """The activations of one segment of an audio file from `at` seconds on: path -> float32 array, in order of execution; and the scale
+    of their pictures.
 
     `layers`: patterns as for `trace` (None: all modules that are traced). Raises UsageError for a pattern that matches nothing or a name
     that stands for several models, AudioError beyond the file's end.
@@ -46,7 +48,7 @@ def trace_track(
     model = build(checkpoint, backend)
     with use_threads(threads), tracing(layers=layers) as taps:
         model(mix[None])
-    return taps
+    return taps, scale_of(config, at, model.valid_length(mix.shape[1]) / config.samplerate)
 
 
 def check_layers(config: Config, patterns: Sequence[str]) -> None:

@@ -80,7 +80,7 @@ def _filter(x: np.ndarray, table: np.ndarray, old: int, new: int, first: int, ba
     tiles.pool().run(_resample_tiles, out.shape[0] * per_channel, 0, x, table, old, new, first, base, per_channel, TILE, out)
 
 
-def _filter_reference(x: np.ndarray, table: np.ndarray, old: int, new: int, first: int, base: int, out: np.ndarray) -> None:
+def _filter_numpy(x: np.ndarray, table: np.ndarray, old: int, new: int, first: int, base: int, out: np.ndarray) -> None:
     """As `_filter`, in NumPy: all outputs of one phase read windows that lie `old` samples apart."""
     count = out.shape[1]
     if count == 0:
@@ -103,7 +103,7 @@ class Resampler:
         self.old, self.new = old_rate // divisor, new_rate // divisor
         self._table = taps(self.old, self.new) if self.old != self.new else np.ones((1, 1), np.float32)
         self._width = int(self._table.shape[1]) // 2
-        self._filter = _filter_reference if backend == "numpy" else _filter
+        self._filter = _filter_numpy if backend == "numpy" else _filter
         self._buffer = np.empty((0, 0), np.float32)  # padded input that later outputs still need
         self._base = 0  # position of its first sample in the padded input
         self._received = 0
@@ -166,10 +166,10 @@ def resample(x: np.ndarray, old_rate: int, new_rate: int, backend: str = "numba"
     if out.size:
         table = taps(old, new)
         padded = np.pad(x, ((0, 0), (table.shape[1] // 2,) * 2), mode="edge")
-        (_filter_reference if backend == "numpy" else _filter)(padded, table, old, new, 0, 0, out)
+        (_filter_numpy if backend == "numpy" else _filter)(padded, table, old, new, 0, 0, out)
     return out
 
 
-def resample_reference(x: np.ndarray, old_rate: int, new_rate: int) -> np.ndarray:
+def resample_numpy(x: np.ndarray, old_rate: int, new_rate: int) -> np.ndarray:
     """`resample` in plain NumPy."""
     return resample(x, old_rate, new_rate, backend="numpy")

@@ -87,7 +87,7 @@ class Arguments:
     """What the three configurations share: building from a checkpoint's `args` and `kwargs`, and checks."""
 
     klass: ClassVar[str]
-    _order: ClassVar[str]  # every argument of the reference's constructor, in order
+    _order: ClassVar[str]  # every argument of upstream's constructor, in order
     _unsupported: ClassVar[Mapping[str, str]] = {}  # argument -> why a true value is refused
 
     @classmethod

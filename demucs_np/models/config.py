@@ -1,6 +1,6 @@
 """What a checkpoint says about its model: one frozen dataclass per architecture.
 
-Fields are the arguments of the reference's constructors that change inference, with the same names and defaults
+Fields are the arguments of upstream's constructors that change inference, with the same names and defaults
 (`demucs.htdemucs.HTDemucs`, `demucs.hdemucs.HDemucs`, `demucs.demucs.Demucs`). Arguments that only matter while training
 are accepted by `from_arguments` and dropped; one that inference cannot honour, or that no version knows, is refused.
 """
@@ -45,7 +45,7 @@ class HybridLayer:
 
 @dataclass(frozen=True)
 class _Hybrid(Arguments):
-    """The fields in the order that HTDemucs and HDemucs share. See `HTDemucs.__init__` of the reference for their meaning."""
+    """The fields in the order that HTDemucs and HDemucs share. See `HTDemucs.__init__` of upstream for their meaning."""
 
     sources: tuple[str, ...]
     audio_channels: int = 2
@@ -83,7 +83,7 @@ class _Hybrid(Arguments):
         return False, False
 
     def layers(self) -> list[HybridLayer]:
-        """The levels from the outermost inwards, with the arithmetic of the reference's constructor."""
+        """The levels from the outermost inwards, with the arithmetic of upstream's constructor."""
         plan = []
         complex_parts = 2 if self.cac else 1
         time_in, freq_in = self.audio_channels, self.audio_channels * complex_parts
@@ -179,7 +179,7 @@ class _Hybrid(Arguments):
 class HTDemucsConfig(_Hybrid):
     """Arguments of the Hybrid Transformer Demucs (`demucs.htdemucs.HTDemucs`).
 
-    `t_sin_random_shift` is dropped: the reference draws the shift of the time branch's positions anew for each call, from 0 to
+    `t_sin_random_shift` is dropped: upstream draws the shift of the time branch's positions anew for each call, from 0 to
     that number, also in evaluation; this package always evaluates the shift 0, one of its draws.
     """
 
@@ -194,8 +194,8 @@ class HTDemucsConfig(_Hybrid):
         "t_global_window t_sparsity t_auto_sparsity t_cross_first rescale samplerate segment use_train_segment"
     )
     _unsupported: ClassVar[Mapping[str, str]] = {
-        "t_sparse_self_attn": "sparse attention needs other weights and a package that the reference itself cannot run on a CPU",
-        "t_sparse_cross_attn": "sparse attention needs other weights and a package that the reference itself cannot run on a CPU",
+        "t_sparse_self_attn": "sparse attention needs other weights and a package that upstream itself cannot run on a CPU",
+        "t_sparse_cross_attn": "sparse attention needs other weights and a package that upstream itself cannot run on a CPU",
     }
 
     bottom_channels: int = 0
@@ -340,7 +340,7 @@ class DemucsConfig(Arguments):
     segment: Fraction | float | int = 40
 
     def layers(self) -> list[TimeLayer]:
-        """The levels from the outermost inwards, with the arithmetic of the reference's constructor."""
+        """The levels from the outermost inwards, with the arithmetic of upstream's constructor."""
         plan = []
         channels_in, channels_out = self.audio_channels, self.channels
         for index in range(self.depth):

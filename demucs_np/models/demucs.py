@@ -15,7 +15,7 @@ from .taps import tap
 
 
 class Demucs(Network):
-    """Time-domain Demucs, ready to separate. `tensors`: every parameter under its name in the reference's state."""
+    """Time-domain Demucs, ready to separate. `tensors`: every parameter under its name in upstream's state."""
 
     def __init__(self, config: DemucsConfig, tensors: Tensors, backend: str = "numba") -> None:
         super().__init__(config, backend)
@@ -33,7 +33,7 @@ class Demucs(Network):
         return replace(spec, activation="gelu" if config.gelu else "relu", gate="glu" if config.glu else "relu")
 
     def _encoder(self, level: TimeLayer) -> LayerSpec:
-        # Places in the reference's Sequential; 3 is the residual branch, if any.
+        # Places in upstream's Sequential; 3 is the residual branch, if any.
         dconv = {"dconv": "3"} if self.config.dconv_mode & 1 else {}
         after = 4 if dconv else 3
         names = {"conv": "0", "norm1": "1", "rewrite": str(after), "norm2": str(after + 1)}

@@ -16,7 +16,7 @@ from .hybrid import Hybrid
 
 
 class HDemucs(Hybrid):
-    """Hybrid Demucs, ready to separate. `tensors`: every parameter under its name in the reference's state."""
+    """Hybrid Demucs, ready to separate. `tensors`: every parameter under its name in upstream's state."""
 
     config: HDemucsConfig
 

@@ -19,7 +19,7 @@ from .transformer import CrossTransformer
 
 
 class HTDemucs(Hybrid):
-    """Hybrid Transformer Demucs, ready to separate. `tensors`: every parameter under its name in the reference's state."""
+    """Hybrid Transformer Demucs, ready to separate. `tensors`: every parameter under its name in upstream's state."""
 
     config: HTDemucsConfig
 
@@ -71,7 +71,7 @@ class HTDemucs(Hybrid):
     def _channels(self, x: Array, name: str) -> Array:
         y = self.ops.conv(x, self.resample[name])  # [T, F, C] -> [T, F, C'], or [1, T, C] -> [1, T, C']
         if tracing():
-            # the reference flattens (F, T) in this order: [T, F, C] -> [1, F*T, C]
+            # upstream flattens (F, T) in this order: [T, F, C] -> [1, F*T, C]
             flat = np.ascontiguousarray(y.transpose(1, 0, 2)).reshape(1, -1, y.shape[2]) if not name.endswith("_t") else y
             tap(name, flat, "TC")
         return y

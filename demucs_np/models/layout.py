@@ -1,7 +1,7 @@
 """Which tensors a model has: every parameter's name and shape, from the configuration alone.
 
 The order is PyTorch's registration order (a module's own parameters before its children's), because quantised
-checkpoints store parameters as lists without names. Names are the module paths of the reference.
+checkpoints store parameters as lists without names. Names are the module paths of upstream.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Record, or replace, the activations of a model while it runs, under the module paths of the reference.
+"""Record, or replace, the activations of a model while it runs, under the module paths of upstream.
 
     with dn.trace(layers=["encoder.*"]) as taps:
         model(mix)
-    taps["encoder.0"]  # (1, C, F, T), the reference's order of axes
+    taps["encoder.0"]  # (1, C, F, T), upstream's order of axes
 
 Costs nothing when off. Activations are copied as they pass: recording changes no bit of the output.
 
-Beside the modules' outputs there are extras, which no module of the reference returns. They are recorded only where a pattern
+Beside the modules' outputs there are extras, which no module of upstream returns. They are recorded only where a pattern
 ends with their name (`*.skip`, `crosstransformer.layers.0.self_attn.weights`):
 
     decoder.N.skip, tdecoder.N.skip   what the layer is given from the encoder
@@ -26,15 +26,15 @@ import numpy as np
 Array = np.ndarray
 Replace = Mapping[str, Callable[[Array], Array]]
 
-# How an array of ours becomes the reference's: our shapes are (T, F, C), (1, T, C), tokens (N, C), and heads (N, H, C/H).
-_TO_REFERENCE: dict[str, Callable[[Array], Array]] = {
+# How an array of ours becomes upstream's: our shapes are (T, F, C), (1, T, C), tokens (N, C), and heads (N, H, C/H).
+_TO_UPSTREAM: dict[str, Callable[[Array], Array]] = {
     "TFC": lambda x: x.transpose(2, 1, 0)[None],  # [T, F, C] -> [1, C, F, T]
     "TC": lambda x: x.reshape(-1, x.shape[-1]).T[None],  # [1, T, C] -> [1, C, T]
     "NC": lambda x: x[None],  # [N, C] -> [1, N, C]
     "NHC": lambda x: x.transpose(1, 0, 2)[None],  # [N, H, C/H] -> [1, H, N, C/H]
     "CT": lambda x: x[None],  # [..., T] -> [1, ..., T]
 }
-_FROM_REFERENCE: dict[str, Callable[[Array], Array]] = {
+_FROM_UPSTREAM: dict[str, Callable[[Array], Array]] = {
     "TFC": lambda y: y[0].transpose(2, 1, 0),
     "TC": lambda y: y[0].T,
     "NC": lambda y: y[0],
@@ -62,13 +62,13 @@ class _Tracer:
     def tap(self, path: str, x: Array, axes: str, extra: bool) -> None:
         self.seen[path] = extra
         if path in self.replace:
-            shown = _TO_REFERENCE[axes](x).copy()
+            shown = _TO_UPSTREAM[axes](x).copy()
             given = np.asarray(self.replace[path](shown), np.float32)
             if given.shape != shown.shape:
                 raise ValueError(f"replacement of {path} has shape {given.shape}, not {shown.shape}")
-            x[...] = _FROM_REFERENCE[axes](given).reshape(x.shape)
+            x[...] = _FROM_UPSTREAM[axes](given).reshape(x.shape)
         if self.records(path, extra):
-            self.taps[path] = np.ascontiguousarray(_TO_REFERENCE[axes](x)).copy()
+            self.taps[path] = np.ascontiguousarray(_TO_UPSTREAM[axes](x)).copy()
 
     def missing(self) -> list[str]:
         """What was asked for and did not come by."""
@@ -115,7 +115,7 @@ class _ShapeTracer(_Tracer):
         return False
 
     def tap(self, path: str, x: Array, axes: str, extra: bool) -> None:
-        (self.extras if extra else self.outputs)[path] = _TO_REFERENCE[axes](x).shape
+        (self.extras if extra else self.outputs)[path] = _TO_UPSTREAM[axes](x).shape
 
 
 @contextlib.contextmanager
@@ -130,7 +130,7 @@ def shapes() -> Iterator[tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, 
 
 
 def tap(path: str, x: Array, axes: str, *, extra: bool = False) -> Array:
-    """Called by the models where an activation of the reference exists: records or replaces x if a trace is on. Returns x."""
+    """Called by the models where an activation of upstream exists: records or replaces x if a trace is on. Returns x."""
     tracer = _active.get()
     if tracer is not None:
         tracer.tap(path, x, axes, extra)

@@ -35,7 +35,7 @@ def positions_1d(T: int, C: int, max_period: float, centered: bool, weight: floa
     """Cosines, then sines, of time; `centered` counts it from the middle ("cape" in evaluation) -> [T, C]."""
     half = C // 2
     time = np.arange(T) - (T - 1) / 2 if centered else np.arange(float(T))
-    with np.errstate(invalid="ignore", divide="ignore"):  # two channels divide by half - 1 = 0, as the reference does
+    with np.errstate(invalid="ignore", divide="ignore"):  # two channels divide by half - 1 = 0, as upstream does
         phase = time[:, None] / max_period ** (np.arange(half) / (half - 1) if half > 1 else np.full(half, np.nan))
     return (weight * np.concatenate([np.cos(phase), np.sin(phase)], axis=1)).astype(np.float32)
 

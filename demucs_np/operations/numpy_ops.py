@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ..kernels.layer import EPS, Conv, Norm
-from ..kernels.resample import resample_reference
+from ..kernels.resample import resample_numpy
 from ..kernels.window import hann
 
 Array = np.ndarray
@@ -332,4 +332,4 @@ class NumpyOperations:
         return out
 
     def resample(self, x: Array, old_rate: int, new_rate: int) -> Array:
-        return resample_reference(x, old_rate, new_rate)
+        return resample_numpy(x, old_rate, new_rate)

@@ -1,1 +1,1 @@
-"""Golden files: record what the PyTorch reference computes, and verify this package against it without PyTorch."""
+"""Golden files: record what upstream in PyTorch computes, and verify this package against it without PyTorch."""

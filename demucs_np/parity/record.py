@@ -1,6 +1,6 @@
-"""The golden file: what the reference computed, small enough to commit, exact enough to judge the last digits by.
+"""The golden file: what upstream computed, small enough to commit, exact enough to judge the last digits by.
 
-For every traced layer and the output it holds a fingerprint of the activation of the reference run in float64 (shape, mean,
+For every traced layer and the output it holds a fingerprint of the activation of upstream run in float64 (shape, mean,
 Euclidean norm, a sketch, the values at positions drawn from a seed) and the error that PyTorch's own float32 run made.
 The file is a safetensors file: sketch and values are float64 tensors named `sketch/<path>` and `values/<path>`, a recorded
 input is `input`, everything else is JSON in the metadata. The same run gives the same bytes.
@@ -42,7 +42,7 @@ CHUNK = 1 << 20  # elements converted to float64 at a time
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """The fingerprint of one activation, from the reference in float64."""
+    """The fingerprint of one activation, from upstream in float64."""
 
     name: str  # upstream module path, or "output"
     shape: tuple[int, ...]
@@ -63,7 +63,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Golden:
-    """A reference run: which model, which input, what each layer gave.
+    """A run of upstream: which model, which input, what each layer gave.
 
     `weights` is {"sha256": digest of the tensors} and, where the weights can be drawn again, {"seed": n}. `source` says
     where the input came from: {"seed": n, "channels": c, "length": samples} to draw it again, else a description of the
@@ -71,7 +71,7 @@ class Golden:
     """
 
     klass: str  # dotted upstream name, "demucs.htdemucs.HTDemucs"
-    arguments: Mapping[str, Any]  # keyword arguments of the reference's constructor
+    arguments: Mapping[str, Any]  # keyword arguments of upstream's constructor
     weights: Mapping[str, Any]
     source: Mapping[str, Any]
     made_with: Mapping[str, str]  # versions of torch, demucs, numpy

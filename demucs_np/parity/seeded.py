@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def seeded_model(golden: Golden, backend: str = "numba") -> Model:
     """The golden file's model with its weights drawn again.
 
-    Raises UsageError when they were not drawn from a seed, or when what is drawn is not what the reference was given.
+    Raises UsageError when they were not drawn from a seed, or when what is drawn is not what upstream was given.
     """
     if "seed" not in golden.weights:
         raise UsageError("the golden file's weights were not drawn from a seed: name the model it was made from (-n MODEL)")

@@ -1,4 +1,4 @@
-"""For test suites: one assertion that a model computes what the PyTorch reference computed.
+"""For test suites: one assertion that a model computes what upstream in PyTorch computed.
 
 import demucs_np as dn
 from demucs_np.parity.testing import assert_parity

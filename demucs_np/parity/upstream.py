@@ -29,7 +29,7 @@ Visit = Callable[[str, NDArray], None]
 
 HYBRID = r"t?(en|de)coder\.\d+(\.dconv)?|crosstransformer\.(norm_in(_t)?|layers(_t)?\.\d+)|channel_(up|down)sampler(_t)?"
 TIME = r"(en|de)coder\.\d+|lstm"
-NEEDED = "making a golden file needs the reference: pip install demucs==4.1.0 torch"
+NEEDED = "making a golden file needs upstream: pip install demucs==4.1.0 torch"
 
 
 def require_upstream() -> None:
@@ -40,7 +40,7 @@ def require_upstream() -> None:
 
 
 def build(klass: str, arguments: Mapping[str, Any], weights: int | Mapping[str, NDArray]) -> torch.nn.Module:
-    """The reference's model in evaluation mode, with weights given or drawn from a seed.
+    """Upstream's model in evaluation mode, with weights given or drawn from a seed.
 
     `klass` is the dotted name ("demucs.htdemucs.HTDemucs").
     """
@@ -77,7 +77,7 @@ def hooks(model: torch.nn.Module, visit: Visit) -> Iterator[None]:
 
     The arrays are only good during that call.
 
-    Axis order is the reference's, with one exception: DConv inside a frequency layer works on (B*F, C, T) and is recorded as
+    Axis order is upstream's, with one exception: DConv inside a frequency layer works on (B*F, C, T) and is recorded as
     (B, C, F, T), the order of the layer around it. A decoder layer returns two tensors; the first is recorded.
     """
     by_path = dict(model.named_modules())
@@ -108,7 +108,7 @@ def hooks(model: torch.nn.Module, visit: Visit) -> Iterator[None]:
 def run(model: torch.nn.Module, mix: NDArray[np.float32], visit: Visit, *, double: bool) -> None:
     """Show the traced activations and "output" for a mix (batch, channels, samples) to `visit`, from a run in float32 or float64.
 
-    In float64 the default dtype is float64 as well, or the reference would build its window and its tables in float32.
+    In float64 the default dtype is float64 as well, or upstream would build its window and its tables in float32.
     """
     import torch
 
@@ -133,7 +133,7 @@ def float32_taps(model: torch.nn.Module, mix: NDArray[np.float32]) -> dict[str, 
 def fingerprint(name: str, truth: NDArray[np.float64], single: NDArray[np.float32], samples: int, sums: int) -> Layer:
     """What a golden file keeps of one activation: `truth` from the float64 run, `single` from the float32 run."""
     if not np.isfinite(truth).all():
-        raise ModelError(f"{name}: the reference gives NaN or infinity for this input; choose another")
+        raise ModelError(f"{name}: upstream gives NaN or infinity for this input; choose another")
     sum_, norm = total(truth)
     return Layer(
         name=name,
@@ -155,7 +155,7 @@ def make_golden(
     samples: int = SAMPLES,
     sums: int = SKETCH,
 ) -> Golden:
-    """Run the reference on a mix (channels, samples) and record it.
+    """Run upstream on a mix (channels, samples) and record it.
 
     `seed` is the one that the weights were drawn from, if they were. `source` describes the mix; with a "seed" in it, the mix can
     be drawn again (`recipe.draw_mix`) and is not stored.
@@ -186,7 +186,7 @@ def digest(model: torch.nn.Module) -> str:
 
 
 def constructor(model: torch.nn.Module) -> tuple[str, dict[str, Any]]:
-    """Dotted class name and keyword arguments that a reference model was built with."""
+    """Dotted class name and keyword arguments that an upstream model was built with."""
     args, kwargs = model._init_args_kwargs
     names = list(inspect.signature(type(model).__init__).parameters)[1:]
     return f"{type(model).__module__}.{type(model).__name__}", dict(zip(names, args, strict=False)) | dict(kwargs)

@@ -1,6 +1,6 @@
-"""Compare a model of this package, layer by layer, with what the reference recorded in a golden file. No PyTorch needed.
+"""Compare a model of this package, layer by layer, with what upstream recorded in a golden file. No PyTorch needed.
 
-The limit: our float32 error against the reference in float64 may exceed PyTorch float32's own error by at most 3 dB (a factor
+The limit: our float32 error against upstream in float64 may exceed PyTorch float32's own error by at most 3 dB (a factor
 of 1.41). Two correct float32 programs that add in different orders differ by about that, and a real mistake by far more. Ours is
 measured over the whole activation, through its sketch (see `record`).
 """

@@ -34,7 +34,7 @@ class Separator:
 
     `model` is a model, or what `load_model` takes: a name or a path; it is then loaded when it is first needed. `shifts`, `overlap`,
     `split`, `segment`, `seed`, `threads`, `progress`, `stems` and `window` are those of `apply_model`, but `shifts` may be None too: the
-    model's own, for published models 1 as in the reference; every track starts with the same seed. `normalize`: let the model hear the
+    model's own, for published models 1 as in upstream; every track starts with the same seed. `normalize`: let the model hear the
     track at a mean of 0 and a standard deviation of 1, and give the stems the track's loudness back (None: if the model's `Recipe` says
     so, as that of the published ones does). `progress=True` shows a bar, on a terminal or in a notebook.
 

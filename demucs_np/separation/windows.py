@@ -3,7 +3,7 @@
 One implementation for whole tracks and for tracks that are still coming in: all is generators of finished blocks, and where a track has
 not come far enough for the next window, they give an empty block and go on from there when they are asked again.
 
-Source: `demucs.apply`. The order of all float32 sums is the reference's.
+Source: `demucs.apply`. The order of all float32 sums is upstream's.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Run:
     """A separation. Positions are samples of the track; those before 0 or after its end are silence.
 
     `loudness(stop)`, where given, is the mean and deviation at which a chunk is heard whose last sample is `stop - 1`. `in_turn`: a model
-    runs over the whole track before the next one does, as the reference does; otherwise they advance together, so that only the parts in
+    runs over the whole track before the next one does, as upstream does; otherwise they advance together, so that only the parts in
     work are in memory.
     """
 

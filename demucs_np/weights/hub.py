@@ -1,4 +1,4 @@
-"""Fetch published weights: from the hub into the cache that the reference uses too, or else from their former address.
+"""Fetch published weights: from the hub into the cache that upstream uses too, or else from their former address.
 
 Where files lie (environment variables are read at every call):
 - `HF_HUB_CACHE`, or `HF_HOME/hub`, by default `~/.cache/huggingface/hub`: `models--<owner>--<repository>/`, in the hub's layout;

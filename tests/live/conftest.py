@@ -1,4 +1,4 @@
-"""The live suite (`pytest -m torch`) runs the PyTorch reference next to this package. Without torch and demucs its files are not read."""
+"""The live suite (`pytest -m torch`) runs upstream in PyTorch next to this package. Without torch and demucs its files are not read."""
 
 import importlib.util
 import os

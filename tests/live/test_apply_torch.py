@@ -1,4 +1,4 @@
-"""Cutting, joining, resampling and sample conversion next to the reference, with networks of three lines on both sides."""
+"""Cutting, joining, resampling and sample conversion next to upstream, with networks of three lines on both sides."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CLASSES = {"htdemucs": demucs.htdemucs.HTDemucs, "hdemucs": demucs.hdemucs.HDemu
 
 
 def torch_model(fake: FakeModel) -> torch.nn.Module:
-    """The fake's formula in a module that is an instance of the real class, which is what the reference asks for."""
+    """The fake's formula in a module that is an instance of the real class, which is what upstream asks for."""
 
     class Reference(CLASSES[fake.kind]):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -46,7 +46,7 @@ def save(path: Path, model: Any, kwargs: dict[str, Any], half: bool) -> Path:
     return path
 
 
-# The reference cannot load its own "Demucs no rewrite": it takes the norm of such a decoder for a former name.
+# Upstream cannot load its own "Demucs no rewrite": it takes the norm of such a decoder for a former name.
 LOADABLE = [case for case in CASES if case.startswith(("HTDemucs s", "HDemucs", "Demucs")) and case != "Demucs no rewrite"]
 
 

@@ -1,4 +1,4 @@
-"""The cache is the one that the reference's own client uses: each finds what the other has fetched."""
+"""The cache is the one that upstream's own client uses: each finds what the other has fetched."""
 
 from __future__ import annotations
 

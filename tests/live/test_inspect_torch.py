@@ -1,4 +1,4 @@
-"""`demucs-np inspect` against the reference itself: the names, shapes and counts of all modules, and the work that PyTorch counts."""
+"""`demucs-np inspect` against upstream itself: the names, shapes and counts of all modules, and the work that PyTorch counts."""
 
 from __future__ import annotations
 

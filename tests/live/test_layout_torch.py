@@ -1,6 +1,6 @@
-"""Names, shapes and order of all tensors, against the reference's own modules.
+"""Names, shapes and order of all tensors, against upstream's own modules.
 
-`python tests/live/test_layout_torch.py` writes tests/layouts.json anew, from the reference alone.
+`python tests/live/test_layout_torch.py` writes tests/layouts.json anew, from upstream alone.
 """
 
 from __future__ import annotations

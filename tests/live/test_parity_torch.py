@@ -1,4 +1,4 @@
-"""Parity with the PyTorch reference, run live: full-size models layer by layer over whole activations, tracks, and files."""
+"""Parity with upstream in PyTorch, run live: full-size models layer by layer over whole activations, tracks, and files."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -165,7 +165,7 @@ def test_bag_with_weights() -> None:
 
 
 def test_shifts_average_what_the_reference_averages(small: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the delays that our seed draws given to the reference as well."""
+    """With the delays that our seed draws given to upstream as well."""
     reference, model = small
     draws = random.Random(7)
     offsets = [draws.randint(0, 22050) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""The reference's own package: a pickled `{klass, args, kwargs, state}`."""
+"""Upstream's own package: a pickled `{klass, args, kwargs, state}`."""
 
 from __future__ import annotations
 
