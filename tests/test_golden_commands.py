@@ -6,8 +6,10 @@ import json
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
+import packages
 import pytest
 import soundfile
 from cases import CASES
@@ -16,8 +18,9 @@ from click.testing import CliRunner, Result
 from demucs_np.commands.main import main
 from demucs_np.errors import AudioError, UsageError
 from demucs_np.models.config import config_from_arguments
+from demucs_np.models.layout import expected_tensors
 from demucs_np.parity.named import arguments_of
-from demucs_np.parity.recipe import draw_mix
+from demucs_np.parity.recipe import draw_mix, draw_tensors
 from demucs_np.parity.record import load_golden
 from demucs_np.parity.upstream import require_upstream
 from demucs_np.separation.excerpt import read_excerpt
@@ -106,3 +109,25 @@ def test_excerpt_is_resampled_and_cut(tmp_path: Path) -> None:
 def test_arguments_for_the_reference_come_back_as_the_same_configuration(case: Any) -> None:
     config = config_from_arguments(case.klass, (), case.arguments)
     assert config_from_arguments(case.klass, (), arguments_of(config)) == config
+
+
+def test_junit_has_the_figures_and_a_case_for_refused_weights(tmp_path: Path) -> None:
+    file = tmp_path / "junit.xml"
+    assert invoke("verify", GOLDEN, "--junit", file).exit_code == 0
+    suite = ElementTree.parse(file).getroot()
+    for case in suite:
+        figures = {item.get("name"): float(str(item.get("value"))) for item in case.iter("property")}
+        assert figures["excess_db"] <= figures["limit_db"] == 3
+        assert float(str(case.get("time"))) >= 0
+    assert sum(float(str(case.get("time"))) for case in suite) > 0
+    golden = load_golden(GOLDEN)
+    other = packages.write(
+        tmp_path / "other.safetensors",
+        draw_tensors(99, expected_tensors(golden.config)),
+        packages.metadata(golden.klass, dict(golden.arguments)),
+    )
+    refused = invoke("verify", GOLDEN, "-n", other, "--junit", file)
+    assert refused.exit_code == 2
+    suite = ElementTree.parse(file).getroot()
+    assert (suite.get("tests"), suite.get("errors")) == ("1", "1")
+    assert "not the weights" in str(suite[0][0].get("message"))

@@ -10,7 +10,7 @@ import files
 import numpy as np
 import packages
 import pytest
-from cases import CASES, Case
+from cases import CASES, STEMS, Case
 from click.testing import CliRunner, Result
 from safetensors.numpy import safe_open
 
@@ -263,3 +263,22 @@ def test_bad_track_and_model(setting: tuple[Path, Path], tmp_path: Path) -> None
     result = invoke(track, "-n", "htdemucs_ft", "-o", tmp_path / "x")
     assert result.exit_code == 2
     assert "htdemucs_ft is a bag of 4 models; name one of them" in result.output
+
+
+@requires_matplotlib
+def test_pictures_say_seconds_hertz_and_names() -> None:
+    from demucs_np.inspection.plots import draw, scale_of
+
+    scale = scale_of(config_from_arguments(CASE.klass, (), CASE.arguments), 2.0, 0.5)
+    last = draw("decoder.3", np.random.default_rng(0).standard_normal((1, 24, 64, 20)).astype(np.float32), scale)
+    shown = [axis for axis in last.axes if axis.get_visible()]
+    titles = {axis.get_title() for axis in shown}
+    assert titles - {""} <= {
+        f"{stem} {side} {part}" for stem in [*STEMS, "guitar", "piano"] for side in ("left", "right") for part in ("re", "im")
+    }
+    assert shown[0].images[0].get_extent() == [2.0, 2.5, 0.0, 22050.0]
+    assert {axis.get_xlabel() for axis in shown} >= {"s"}
+    assert {axis.get_ylabel() for axis in shown} >= {"Hz", "sign(x) |x|^0.3"}
+    weights = draw(f"{ATTENTION}.weights", np.full((1, 2, 30, 30), 1 / 30, np.float32), scale)
+    assert {axis.get_xlabel() for axis in weights.axes} >= {"keys, s"}
+    assert weights.axes[0].images[0].get_extent() == [2.0, 2.5, 2.5, 2.0]

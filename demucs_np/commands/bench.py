@@ -8,6 +8,7 @@ import json
 import click
 
 from ..inspection import speed
+from .terminal import say
 
 
 @click.command()
@@ -28,10 +29,13 @@ def bench(name: str, threads: int | None, backend: str, repeats: int, with_profi
         from ..inspection.profiling import profile
 
         model = speed.seeded_model(name, backend)
+        say(f"profiling {name}: one warm-up and {min(repeats, 3)} passes; the first run on a machine compiles the kernels")
         profiled = profile(model, speed.input_for(model), threads=threads, passes=min(repeats, 3))
         click.echo(json.dumps({"model": name, "about": about} | profiled.as_dict(), indent=1) if as_json else str(profiled))
         return
+    say(f"running {name} up to {repeats + 1} times; the first run on a machine compiles the kernels")
     result = speed.measure(name, threads=threads, backend=backend, repeats=repeats)
+    say("comparing a small model with what PyTorch computed")
     parity = speed.check_parity(backend, threads)
     if as_json:
         fields = dataclasses.asdict(result) | {"speed": result.speed, "track": result.track}

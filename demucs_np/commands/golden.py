@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from . import completion
+from .terminal import say
 
 
 @click.command()
@@ -21,6 +22,7 @@ def golden(model: str, out: Path, repo: Path | None, audio: Path | None, at: flo
     """Record what PyTorch computes with the weights of MODEL, layer by layer. Needs torch and demucs."""
     from ..parity.named import record_model
 
+    say("running upstream in PyTorch twice, in float32 and float64; a full-size model takes a minute")
     recorded = record_model(model, repo=repo, audio=audio, at=at, seed=seed)
     recorded.save(out)
     click.echo(f"{out}: {len(recorded.layers)} layers of {recorded.klass}, {out.stat().st_size / 1e6:.2f} MB")

@@ -21,7 +21,7 @@ def inspect(model: str, repo: Path | None, timed: bool, threads: int | None, dep
     """Print what MODEL is made of: its modules under upstream's paths, the shapes of their outputs for one segment, parameters
     and multiply-adds. Of a bag, its members and their weights, and each architecture once.
 
-    A path with a star is one that `demucs-np trace` can record.
+    A path with a star is one that `demucs-np trace` records; below the table stands what it records if it is asked for by name.
     """
     from ..inspection.report import report
 

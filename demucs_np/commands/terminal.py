@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from typing import TYPE_CHECKING, TextIO
+
+import click
 
 from .interrupts import check
 
@@ -72,6 +75,12 @@ class Bar:
     def elapsed(self) -> str:
         """Since the title was set."""
         return clock(time.monotonic() - self._started)
+
+
+def say(text: str) -> None:
+    """What takes a while now, on a terminal."""
+    if sys.stderr.isatty():
+        click.echo(f"{text} …", err=True)
 
 
 def clock(seconds: float) -> str:

@@ -8,6 +8,7 @@ import click
 
 from ..errors import UsageError
 from . import completion
+from .terminal import say
 
 
 @click.command()
@@ -48,6 +49,7 @@ def trace(
         require_matplotlib()
     from ..inspection.tracing import save, trace_track
 
+    say(f"running one segment of {track.name}")
     taps, scale = trace_track(track, name, repo=repo, at=at, layers=layers or None, backend=backend, threads=threads)
     size = sum(activation.nbytes for activation in taps.values())
     if out is not None:
@@ -56,4 +58,5 @@ def trace(
     if plot is not None:
         from ..inspection.plots import draw_all
 
+        say(f"drawing {len(taps)} pictures")
         click.echo(f"{plot}: {len(draw_all(taps, plot, scale))} pictures")

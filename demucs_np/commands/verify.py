@@ -8,6 +8,7 @@ import click
 
 from ..errors import DemucsError
 from . import completion
+from .terminal import say
 
 
 @click.command()
@@ -32,13 +33,25 @@ def verify(
     The exit status is 1 if a layer's error is more than 3 dB above PyTorch's own.
     """
     from ..parity.named import verify_file
+    from ..parity.verify import junit_of_refusal
 
-    report = verify_file(file, name, repo=repo, backend=backend, threads=threads)
+    suite = f"{file.name} ({backend})"
+    say(f"running {name or 'the model'} layer by layer")
+    try:
+        report = verify_file(file, name, repo=repo, backend=backend, threads=threads)
+    except DemucsError as error:
+        if junit:
+            _write(junit, junit_of_refusal(suite, error))
+        raise
     if junit:
-        try:
-            junit.write_text(report.junit(f"{file.name} ({backend})"))
-        except OSError as error:
-            raise DemucsError(f"{junit}: cannot be written ({error.strerror}); choose another place for --junit") from error
+        _write(junit, report.junit(suite))
     click.echo(report.json() if as_json else str(report))
     if not report.passed:
         raise click.exceptions.Exit(1)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DemucsError(f"{path}: cannot be written ({error.strerror}); choose another place for --junit") from error

@@ -38,7 +38,7 @@ def report(
     parts = [_bag_table(members, configs[0].sources)] if len(members) > 1 else []
     for number, (config, tree, times) in enumerate(found, 1):
         title = f"architecture {number}: " if len(found) > 1 else ""
-        parts += [title + _description(config, tree), _tree_table(tree, times, depth)]
+        parts += [title + _description(config, tree), _tree_table(tree, times, depth), _extras(config)]
     return "\n".join(parts)
 
 
@@ -86,6 +86,21 @@ def _tree_table(tree: list[Module], times: Times | None, depth: int) -> str:
     if times:
         outside = "; ".join(f"{what} {seconds / times.total:.1%}" for what, seconds in times.outside.items())
         text += f"\n\n{times.total:.2f} s a segment; outside the modules: {outside}"
+    return text
+
+
+def _extras(config: Config) -> str:
+    """What `trace` records beside the modules with a star, if it is asked by name."""
+    owners: dict[str, list[str]] = {}
+    for path in extras(config):
+        owners.setdefault(path.rpartition(".")[0], []).append(path.rpartition(".")[2])
+    kinds: dict[tuple[str, ...], list[str]] = {}
+    for owner, names in owners.items():
+        kinds.setdefault(tuple(names), []).append(owner)
+    text = ""
+    for what, of in kinds.items():
+        line = f"asked for by name, {' and '.join(what)} of {', '.join(of)}"
+        text += "\n" + textwrap.fill(line, WIDTH, subsequent_indent="    ", break_long_words=False)
     return text
 
 

@@ -41,9 +41,10 @@ def trace_track(
     `layers`: patterns as for `trace` (None: all modules that are traced). Raises UsageError for a pattern that matches nothing or a name
     that stands for several models, AudioError beyond the file's end.
     """
-    checkpoint = resolve(name, repo=repo).only().read()
-    config = checkpoint.config
+    member = resolve(name, repo=repo).only()
+    config = member.config()
     check_layers(config, layers or ())
+    checkpoint = member.read()
     mix = read_segment(track, at, config)
     model = build(checkpoint, backend)
     with use_threads(threads), tracing(layers=layers) as taps:

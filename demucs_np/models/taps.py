@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
@@ -49,8 +50,9 @@ def matches(path: str, pattern: str, extra: bool = False) -> bool:
 
 
 class _Tracer:
-    def __init__(self, layers: Sequence[str] | None, replace: Replace) -> None:
-        self.layers, self.replace = layers, replace
+    def __init__(self, layers: Sequence[str] | None, replace: Replace, times: dict[str, float] | None = None) -> None:
+        self.layers, self.replace, self.times = layers, replace, times
+        self._last = time.perf_counter()
         self.taps: dict[str, Array] = {}
         self.seen: dict[str, bool] = {}  # path -> whether it is an extra, in order
 
@@ -61,6 +63,8 @@ class _Tracer:
 
     def tap(self, path: str, x: Array, axes: str, extra: bool) -> None:
         self.seen[path] = extra
+        if self.times is not None:
+            self.times[path] = time.perf_counter() - self._last
         if path in self.replace:
             shown = _TO_UPSTREAM[axes](x).copy()
             given = np.asarray(self.replace[path](shown), np.float32)
@@ -69,6 +73,7 @@ class _Tracer:
             x[...] = _FROM_UPSTREAM[axes](given).reshape(x.shape)
         if self.records(path, extra):
             self.taps[path] = np.ascontiguousarray(_TO_UPSTREAM[axes](x)).copy()
+        self._last = time.perf_counter()
 
     def missing(self) -> list[str]:
         """What was asked for and did not come by."""
@@ -80,11 +85,14 @@ _active: contextvars.ContextVar[_Tracer | None] = contextvars.ContextVar("demucs
 
 
 @contextlib.contextmanager
-def trace(layers: Sequence[str] | None = None, replace: Replace | None = None) -> Iterator[dict[str, Array]]:
+def trace(
+    layers: Sequence[str] | None = None, replace: Replace | None = None, times: dict[str, float] | None = None
+) -> Iterator[dict[str, Array]]:
     """Within the block, models of this thread record their activations: a dict, path -> float32 array, of the last call.
 
     layers: patterns (`encoder.*`) of the paths to record, None for all but the extras. replace: for a path, a function that is given
     the activation and returns another of the same shape, which the model goes on with; it may change the array it is given.
+    times: filled with the seconds from each activation to the one before it, recording apart.
 
     Raises ValueError for a replacement of another shape or of attention weights, TypeError for `layers` that is a single string, and
     at the end of the block ValueError if a path in `replace` or a pattern in `layers` matched nothing.
@@ -93,7 +101,7 @@ def trace(layers: Sequence[str] | None = None, replace: Replace | None = None) -
         raise TypeError(f"layers must be a list of patterns: [{layers!r}]")
     if fixed := [path for path in replace or () if path.endswith("_attn.weights")]:
         raise ValueError(f"{fixed[0]} can be recorded, not replaced; replace {fixed[0].removesuffix('weights')}heads")
-    tracer = _Tracer(layers, dict(replace or {}))
+    tracer = _Tracer(layers, dict(replace or {}), times)
     token = _active.set(tracer)
     try:
         yield tracer.taps

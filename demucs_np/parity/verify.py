@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
@@ -37,6 +37,7 @@ class LayerReport:
     pytorch: float
     excess: float  # our error over PyTorch's, dB; 0 is equal, negative better
     problem: str  # empty: within the limit
+    seconds: float = 0.0  # from the layer before it to this one
 
     @property
     def passed(self) -> bool:
@@ -87,11 +88,27 @@ class Report:
         """The report as JUnit XML, one test case a layer, for the test views of CI services."""
         cases = []
         for layer in self.layers:
-            failure = "" if layer.passed else f"<failure message={quoteattr(layer.problem)}/>"
-            cases.append(f"  <testcase classname={quoteattr(suite)} name={quoteattr(layer.name)}>{failure}</testcase>")
-        failures = sum(not layer.passed for layer in self.layers)
-        head = f'<testsuite name={quoteattr(suite)} tests="{len(cases)}" failures="{failures}">'
-        return "\n".join(['<?xml version="1.0" encoding="UTF-8"?>', head, *cases, "</testsuite>", ""])
+            figures = {"ours_db": layer.ours, "pytorch_db": layer.pytorch, "excess_db": layer.excess, "limit_db": LIMIT_DB}
+            inside = [f'<property name="{name}" value="{value:.2f}"/>' for name, value in figures.items()]
+            inside = ["<properties>", *inside, "</properties>"]
+            if not layer.passed:
+                inside.append(f"<failure message={quoteattr(layer.problem)}/>")
+            cases.append(_case(suite, layer.name, layer.seconds, inside))
+        return _suite(suite, cases, failures=sum(not layer.passed for layer in self.layers))
+
+
+def junit_of_refusal(suite: str, error: Exception) -> str:
+    """JUnit XML that says why there is nothing to compare: one test case, an error."""
+    return _suite(suite, [_case(suite, "weights", 0.0, [f"<error message={quoteattr(str(error))}/>"])], errors=1)
+
+
+def _case(suite: str, name: str, seconds: float, inside: Sequence[str]) -> str:
+    return f'  <testcase classname={quoteattr(suite)} name={quoteattr(name)} time="{seconds:.4f}">{"".join(inside)}</testcase>'
+
+
+def _suite(name: str, cases: Sequence[str], *, failures: int = 0, errors: int = 0) -> str:
+    head = f'<testsuite name={quoteattr(name)} tests="{len(cases)}" failures="{failures}" errors="{errors}">'
+    return "\n".join(['<?xml version="1.0" encoding="UTF-8"?>', head, *cases, "</testsuite>", ""])
 
 
 def verify_golden(golden: Golden, model: Model) -> Report:
@@ -102,9 +119,11 @@ def verify_golden(golden: Golden, model: Model) -> Report:
     check_config(golden, model)
     from ..models.taps import trace
 
-    with trace() as taps:
+    times: dict[str, float] = {}
+    with trace(times=times) as taps:
         output = model(golden.mix)
-    return compare(golden, {**taps, "output": output})
+    report = compare(golden, {**taps, "output": output})
+    return Report(tuple(dataclasses.replace(layer, seconds=times.get(layer.name, 0.0)) for layer in report.layers))
 
 
 def check_config(golden: Golden, model: Model) -> None:
