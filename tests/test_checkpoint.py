@@ -101,7 +101,7 @@ def test_tensors_must_be_exactly_the_model_s(tmp_path: Path) -> None:
 
 def test_metadata_that_do_not_describe_a_model(tmp_path: Path) -> None:
     path, tensors = tmp_path / "m.safetensors", packages.draw()
-    assert "not a Demucs model" in refused(packages.write(path, tensors, {"format": "pt"}))
+    assert "tensors alone, which nothing describes" in refused(packages.write(path, tensors, {"format": "pt"}))
     assert "its metadata has no 'args'" in refused(packages.write(path, tensors, {"klass": packages.KLASS}))
     assert "'kwargs' is no valid JSON" in refused(packages.write(path, tensors, {**packages.metadata(), "kwargs": "{"}))
     assert "'args' is not a JSON list" in refused(packages.write(path, tensors, {**packages.metadata(), "args": "{}"}))

@@ -96,7 +96,7 @@ def test_duplicates_and_checksums_in_a_folder(repo: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("[1, 2]", "a bag is `models:"),
+        ("[1, 2]", "not a mapping of names to values"),
         ("models: [", "not valid YAML"),
         ("models: !!python/object/apply:os.system ['touch x']", "not valid YAML"),
         ("segment: 3", "'models' must be a list of signatures"),
@@ -148,7 +148,7 @@ def test_unknown_names(tmp_path: Path) -> None:
         load_model("spleeter")
     with pytest.raises(WeightsError, match=r"none\.safetensors: no such file"):
         load_model(tmp_path / "none.safetensors")
-    with pytest.raises(ModelError, match=r"a model is a \.safetensors or \.th file"):
+    with pytest.raises(ModelError, match="a folder; name a model's file in it"):
         load_model(tmp_path)
 
 

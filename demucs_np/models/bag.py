@@ -45,9 +45,8 @@ class Model(Protocol):
     def backend(self) -> str:
         """numba or numpy."""
 
-    @property
-    def recipe(self) -> Recipe:
-        """How it is run over a track unless one is told otherwise."""
+    recipe: Recipe
+    """How it is run over a track unless one is told otherwise."""
 
     def valid_length(self, length: int) -> int:
         """The length that an input of `length` samples is to be padded to."""

@@ -11,8 +11,10 @@ from typing import Any
 from ..errors import ModelError, UsageError, WeightsError
 from . import catalog
 from .files import signature
+from .formats.described import is_configuration
+from .yaml_file import read_yaml
 
-SUFFIXES = (".safetensors", ".th")  # the first is preferred where a folder has both
+SUFFIXES = (".safetensors", ".th", ".pth", ".pt", ".ckpt")  # the first is preferred where a folder has several
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class LocalRepo:
         self.files: dict[str, Path] = {}
         for suffix in reversed(SUFFIXES):
             self.files.update(self._of_kind(suffix))
-        self.bags = {path.stem: path for path in sorted(self.root.glob("*.yaml"))}
+        self.bags = {path.stem: path for path in sorted(self.root.glob("*.yaml")) if not is_configuration(path)}
 
     def _of_kind(self, suffix: str) -> dict[str, Path]:
         found: dict[str, Path] = {}
@@ -71,16 +73,7 @@ def read_bag(path: Path) -> BagFile:
 
     Raises WeightsError naming the file.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise WeightsError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path}: a bag is `models: [...]`, with `weights` and `segment` where needed")
+    content = read_yaml(path)
     if unknown := content.keys() - {"models", "weights", "segment"}:
         raise WeightsError(f"{path}: unknown entry {sorted(map(str, unknown))[0]!r}; a bag has models, weights and segment")
     models, weights, segment = content.get("models"), content.get("weights"), content.get("segment")

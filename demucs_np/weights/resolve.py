@@ -15,6 +15,7 @@ from . import catalog, hub
 from .files import check_named_checksum
 from .formats import read_model_file
 from .formats.checkpoint import Checkpoint
+from .formats.described import Described
 from .repo import SUFFIXES, BagFile, LocalRepo, read_bag
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def resolve(
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         return _of_bag(name, path.stem, read_bag(path), LocalRepo(path.parent))
-    if path.suffix in SUFFIXES:
+    if path.suffix in SUFFIXES or path.is_file():
         return Named(name, path.stem, (_here(name, path),))
     if name.startswith(HUB_SCHEME) or (name.count("/") == 1 and not path.exists()):
         return _on_the_hub(name, report)
@@ -179,19 +180,26 @@ def _folder(name: str) -> str:
 def _unknown(name: str) -> str:
     """Why a name cannot be loaded, and what could."""
     if os.path.exists(name):
-        return f"{name}: a model is a .safetensors or .th file"
+        return f"{name}: a folder; name a model's file in it, or give the folder with --repo"
     near = difflib.get_close_matches(name, [*catalog.BAGS, *catalog.LEGACY, catalog.DEMO.name], 1)
     hint = f"did you mean {near[0]}?" if near else "published are " + ", ".join(catalog.BAGS) + f", and {catalog.DEMO.name} is bundled"
     return f"unknown model {name!r}: {hint} (or give the path of a .safetensors file)"
 
 
-def read_model(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a model file of any format as float32 tensors. Raises WeightsError."""
-    return read_model_file(path).checkpoint()
+def read_model(path: str | os.PathLike[str], described: Described | None = None) -> Checkpoint:
+    """Read a model file of any format as float32 tensors; see `read_model_file`. Raises WeightsError."""
+    return read_model_file(path, described).checkpoint()
 
 
 def build(checkpoint: Checkpoint, backend: str) -> Model:
-    """The model of a checkpoint, whose tensors it empties on the way so that none is held twice. Its module is imported only now."""
+    """The model of a checkpoint, whose tensors it empties on the way so that none is held twice."""
+    model = _network(checkpoint, backend)
+    model.recipe = checkpoint.recipe
+    return model
+
+
+def _network(checkpoint: Checkpoint, backend: str) -> Model:
+    """Its module is imported only now, when it is known which is needed."""
     config = checkpoint.config
     if isinstance(config, HTDemucsConfig):
         from ..models.htdemucs import HTDemucs

@@ -12,6 +12,7 @@ import numpy as np
 from ...errors import WeightsError
 from ...models.config import Config, DemucsConfig
 from ...models.layout import expected_tensors
+from ...models.recipe import Recipe
 from . import diffq
 from .stored import FLOATS, Stored, as_float32
 
@@ -25,6 +26,7 @@ class Checkpoint:
     path: Path
     config: Config
     tensors: dict[str, np.ndarray]
+    recipe: Recipe = Recipe()  # noqa: RUF009 - frozen
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class ModelFile:
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     stored: dict[str, Stored]
+    recipe: Recipe = Recipe()  # noqa: RUF009 - frozen
 
     def checkpoint(self) -> Checkpoint:
         """With float32 tensors. Large ones are read-only views of the memory-mapped file where it holds float32.
@@ -44,7 +47,7 @@ class ModelFile:
         """
         tensors = {name: as_float32(stored) for name, stored in self.stored.items()}
         kept = {name: tensor.copy() if tensor.size <= SMALL else tensor for name, tensor in tensors.items()}
-        return Checkpoint(self.path, self.config, kept)
+        return Checkpoint(self.path, self.config, kept, self.recipe)
 
 
 def exact_tensors(config: Config, state: Mapping[str, Any]) -> dict[str, Stored]:
