@@ -69,6 +69,6 @@ def read_segment(path: Path, at: float, config: Config) -> NDArray[np.float32]:
 
 
 def save(path: Path, taps: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write the activations to a safetensors file, whole or not at all."""
+    """Write the activations to a safetensors file, whole or not at all. Raises DemucsError where it cannot be written."""
     with written_whole(path) as file:
         file.write(safetensors.numpy.save(taps, metadata=metadata))

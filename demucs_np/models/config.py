@@ -8,7 +8,7 @@ are accepted by `from_arguments` and dropped; one that inference cannot honour, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import ClassVar
 
@@ -21,13 +21,10 @@ MAX_WIDTH = 1 << 20
 
 @dataclass(frozen=True)
 class HybridLayer:
-    """One level of a hybrid model: the frequency branch's encoder and decoder, and the time branch's beside it, if any."""
+    """One level of a hybrid model, in one branch: an encoder layer and the decoder layer opposite."""
 
     index: int  # 0 is the outermost
-    freq: bool  # convolves along frequency; False: along time, after the branches have merged
-    last_freq: bool  # the level that brings frequency to one row, where the time branch joins ("empty" time layers)
-    bands: int  # layers inside MultiWrap, one a frequency band; 0: not wrapped
-    rows: int  # frequency rows at the encoder's input, 1 after the merge
+    freq: bool  # convolves along frequency; False: along time, in the time branch or after the branches have merged
     channels_in: int  # encoder's input
     channels_out: int  # encoder's output, decoder's input
     decoder_out: int  # decoder's output
@@ -37,10 +34,11 @@ class HybridLayer:
     norm: bool
     lstm: bool
     attention: bool
-    time: bool  # there is a time layer beside it
-    time_channels_in: int
-    time_channels_out: int
-    time_decoder_out: int
+    rows: int = 1  # frequency rows at the encoder's input
+    bands: int = 0  # layers inside MultiWrap, one a frequency band; 0: not wrapped
+    last_freq: bool = False  # brings frequency to one row, where the time branch joins
+    empty: bool = False  # the time layer there: nothing but the convolution
+    time: HybridLayer | None = None  # the time layer beside it, if any
 
 
 @dataclass(frozen=True)
@@ -99,26 +97,35 @@ class _Hybrid(Arguments):
                 kernel_size = rows
                 time_out = freq_out = max(time_out, freq_out)
             lstm, attention = self._residual_parts(index)
+            beside = HybridLayer(
+                index=index,
+                freq=False,
+                channels_in=time_in,
+                channels_out=time_out,
+                decoder_out=time_back,
+                kernel_size=self.kernel_size,
+                stride=self.stride,
+                pad=self.kernel_size // 4,
+                norm=index >= self.norm_starts,
+                lstm=lstm,
+                attention=attention,
+                empty=last_freq,
+            )
             plan.append(
-                HybridLayer(
-                    index=index,
+                replace(
+                    beside,
                     freq=freq,
-                    last_freq=last_freq,
-                    bands=len(self.multi_freqs) + 1 if self.multi_freqs and index < self.multi_freqs_depth else 0,
-                    rows=rows,
                     channels_in=freq_in,
                     channels_out=freq_out,
                     decoder_out=freq_back,
                     kernel_size=kernel_size,
                     stride=stride,
                     pad=0 if last_freq else kernel_size // 4,
-                    norm=index >= self.norm_starts,
-                    lstm=lstm,
-                    attention=attention,
-                    time=freq and self._is_hybrid(),
-                    time_channels_in=time_in,
-                    time_channels_out=time_out,
-                    time_decoder_out=time_back,
+                    rows=rows,
+                    bands=len(self.multi_freqs) + 1 if self.multi_freqs and index < self.multi_freqs_depth else 0,
+                    last_freq=last_freq,
+                    empty=False,
+                    time=beside if freq and self._is_hybrid() else None,
                 )
             )
             time_in = time_back = time_out
@@ -154,7 +161,8 @@ class _Hybrid(Arguments):
 
     def _check_layer(self, layer: HybridLayer) -> None:
         what = f"layer {layer.index}"
-        widths = [layer.channels_out, layer.time_channels_out] if layer.time else [layer.channels_out]
+        branches = [layer, layer.time] if layer.time else [layer]
+        widths = [branch.channels_out for branch in branches]
         self._require(all(1 <= width <= MAX_WIDTH for width in widths), f"{what}: {max(widths)} channels are out of range")
         self._require(layer.rows >= 1, f"{what}: nfft={self.nfft} leaves no frequency row")
         self._require(
@@ -167,8 +175,7 @@ class _Hybrid(Arguments):
             fits = shrunk == layer.rows // layer.stride and back == layer.rows
             self._require(fits, f"{what}: {layer.rows} rows do not fit kernel_size={layer.kernel_size}, stride={layer.stride}")
         if layer.norm:
-            decoded = [layer.decoder_out] + ([layer.time_decoder_out] if layer.time else [])
-            for width in widths + decoded:
+            for width in widths + [branch.decoder_out for branch in branches]:
                 self._require_groups(width, self.norm_groups, what)
         if self.dconv_mode and self.dconv_depth:
             for width in widths:
@@ -233,11 +240,12 @@ class HTDemucsConfig(_Hybrid):
         if not (self.bottom_channels or self.t_layers):
             return
         inner = self.layers()[-1]
+        inner_t = inner.time or inner
         width = self.channels * self.growth ** (self.depth - 1)
         self._require(isinstance(width, int), f"growth={self.growth!r} must be an integer before a transformer")
         self._require(
-            inner.channels_out == width and inner.time_channels_out == width,
-            f"both branches must reach the transformer with {width} channels, not {inner.channels_out} and {inner.time_channels_out}",
+            inner.channels_out == inner_t.channels_out == width,
+            f"both branches must reach the transformer with {width} channels, not {inner.channels_out} and {inner_t.channels_out}",
         )
         if self.t_layers:
             self._require(inner.freq, f"depth={self.depth} is too deep for a transformer, which comes before the branches merge")

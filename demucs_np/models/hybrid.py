@@ -131,17 +131,14 @@ class Hybrid(Network):
     def __init__(self, config: HTDemucsConfig | HDemucsConfig, tensors: Tensors, backend: str = "numba") -> None:
         super().__init__(config, backend)
         self.config = config
-        inwards, outwards = config.layers(), config.layers()[::-1]
-        self.encoder = [self._encoder(tensors, f"encoder.{at}", level) for at, level in enumerate(inwards)]
-        self.decoder = [self._decoder(tensors, f"decoder.{at}", level) for at, level in enumerate(outwards)]
-        self.tencoder = [
-            EncoderLayer(self.ops, scope(tensors, spec.path), spec)
-            for spec in (self._time_spec(f"tencoder.{at}", level, config.context_enc) for at, level in enumerate(inwards) if level.time)
-        ]
-        self.tdecoder = [
-            DecoderLayer(self.ops, scope(tensors, spec.path), spec)
-            for spec in (self._time_spec(f"tdecoder.{at}", level, config.context) for at, level in enumerate(x for x in outwards if x.time))
-        ]
+        levels = config.layers()
+        times = [level.time for level in levels if level.time]
+        self.encoder = [self._encoder(tensors, f"encoder.{at}", level) for at, level in enumerate(levels)]
+        self.decoder = [self._decoder(tensors, f"decoder.{at}", level) for at, level in enumerate(reversed(levels))]
+        specs = [self._spec(f"tencoder.{at}", level, config.context_enc) for at, level in enumerate(times)]
+        self.tencoder = [EncoderLayer(self.ops, scope(tensors, spec.path), spec) for spec in specs]
+        specs = [self._spec(f"tdecoder.{at}", level, config.context) for at, level in enumerate(reversed(times))]
+        self.tdecoder = [DecoderLayer(self.ops, scope(tensors, spec.path), spec) for spec in specs]
         self.frequency_table: Array | None = None
         if "freq_emb.embedding.weight" in tensors:
             assert config.freq_emb is not None
@@ -149,14 +146,8 @@ class Hybrid(Network):
             self.frequency_table = embedding.astype(np.float32)  # [F, C]
 
     def _spec(self, path: str, level: HybridLayer, context: int) -> LayerSpec:
-        single, last = level.freq and level.last_freq, level.index == 0
-        groups, depth = self.config.norm_groups, self.config.dconv_depth
-        return LayerSpec(path, level.freq, level.stride, level.pad, groups, context, depth, last=last, single_row=single)
-
-    def _time_spec(self, path: str, level: HybridLayer, context: int) -> LayerSpec:
-        """Of the time layer beside a frequency layer, which has the configuration's own stride."""
-        spec, config = self._spec(path, level, context), self.config
-        return replace(spec, freq=False, stride=config.stride, pad=config.kernel_size // 4, single_row=False, empty=level.last_freq)
+        spec = LayerSpec(path, level.freq, level.stride, level.pad, self.config.norm_groups, context, self.config.dconv_depth)
+        return replace(spec, last=level.index == 0, empty=level.empty, single_row=level.last_freq)
 
     def _encoder(self, tensors: Tensors, path: str, level: HybridLayer) -> EncoderLayer | BandedEncoder:
         spec = self._spec(path, level, self.config.context_enc)

@@ -76,18 +76,14 @@ HybridConfig = HTDemucsConfig | HDemucsConfig
 
 def _hybrid(config: HybridConfig) -> Tensors:
     layers = config.layers()
-    inwards, outwards = list(enumerate(layers)), list(enumerate(reversed(layers)))
-    for place, layer in inwards:
-        for name in _bands(f"encoder.{place}", layer):
-            yield from _encoder_layer(name, config, layer)
-    for place, layer in outwards:
-        for name in _bands(f"decoder.{place}", layer):
-            yield from _decoder_layer(name, config, layer)
-    for place, layer in inwards:
-        if layer.time:
-            yield from _time_encoder_layer(f"tencoder.{place}", config, layer)
-    for place, layer in enumerate(layer for layer in reversed(layers) if layer.time):
-        yield from _time_decoder_layer(f"tdecoder.{place}", config, layer)
+    times = [layer.time for layer in layers if layer.time]
+    for branch, inwards in (("", layers), ("t", times)):
+        for place, layer in enumerate(inwards):
+            for name in _bands(f"{branch}encoder.{place}", layer):
+                yield from _encoder_layer(name, config, layer)
+        for place, layer in enumerate(reversed(inwards)):
+            for name in _bands(f"{branch}decoder.{place}", layer):
+                yield from _decoder_layer(name, config, layer)
     if config.freq_emb:
         rows = 1 if layers[0].last_freq else layers[0].rows // config.stride
         yield "freq_emb.embedding.weight", (rows, layers[0].channels_out)
@@ -110,6 +106,8 @@ def _encoder_layer(name: str, config: HybridConfig, layer: HybridLayer) -> Tenso
     channels, context = layer.channels_out, 1 + 2 * config.context_enc
     kernel = (layer.kernel_size, 1) if layer.freq else (layer.kernel_size,)
     yield from _weight_bias(f"{name}.conv", channels, layer.channels_in, *kernel)
+    if layer.empty:
+        return
     yield from _norm(f"{name}.norm1", channels, layer.norm)
     if config.rewrite:
         yield from _weight_bias(f"{name}.rewrite", 2 * channels, channels, *_kernel(layer, context, context))
@@ -123,36 +121,12 @@ def _decoder_layer(name: str, config: HybridConfig, layer: HybridLayer) -> Tenso
     kernel = (layer.kernel_size, 1) if layer.freq else (layer.kernel_size,)
     yield from _transposed(f"{name}.conv_tr", channels, layer.decoder_out, *kernel)
     yield from _norm(f"{name}.norm2", layer.decoder_out, layer.norm)
+    if layer.empty:
+        return
     if config.rewrite:
         # A band sees no rows but its own.
         rewrite = _kernel(layer, 1 if layer.bands else context, context)
         yield from _weight_bias(f"{name}.rewrite", 2 * channels, channels, *rewrite)
-        yield from _norm(f"{name}.norm1", 2 * channels, layer.norm)
-    if config.dconv_mode & 2:
-        yield from _dconv(f"{name}.dconv", channels, config.dconv_comp, config.dconv_depth, layer.lstm, layer.attention)
-
-
-def _time_encoder_layer(name: str, config: HybridConfig, layer: HybridLayer) -> Tensors:
-    channels = layer.time_channels_out
-    yield from _weight_bias(f"{name}.conv", channels, layer.time_channels_in, config.kernel_size)
-    if layer.last_freq:  # an "empty" layer
-        return
-    yield from _norm(f"{name}.norm1", channels, layer.norm)
-    if config.rewrite:
-        yield from _weight_bias(f"{name}.rewrite", 2 * channels, channels, 1 + 2 * config.context_enc)
-        yield from _norm(f"{name}.norm2", 2 * channels, layer.norm)
-    if config.dconv_mode & 1:
-        yield from _dconv(f"{name}.dconv", channels, config.dconv_comp, config.dconv_depth, layer.lstm, layer.attention)
-
-
-def _time_decoder_layer(name: str, config: HybridConfig, layer: HybridLayer) -> Tensors:
-    channels = layer.time_channels_out
-    yield from _transposed(f"{name}.conv_tr", channels, layer.time_decoder_out, config.kernel_size)
-    yield from _norm(f"{name}.norm2", layer.time_decoder_out, layer.norm)
-    if layer.last_freq:
-        return
-    if config.rewrite:
-        yield from _weight_bias(f"{name}.rewrite", 2 * channels, channels, 1 + 2 * config.context)
         yield from _norm(f"{name}.norm1", 2 * channels, layer.norm)
     if config.dconv_mode & 2:
         yield from _dconv(f"{name}.dconv", channels, config.dconv_comp, config.dconv_depth, layer.lstm, layer.attention)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import AudioError, UsageError
+from ..errors import AudioError
 from ..operations import operations
 from .config import Config
 from .recipe import Recipe
@@ -36,11 +36,13 @@ class Network:
     def __call__(self, mix: Array) -> Array:
         """Separate: float32 (batch, channels, samples) -> (batch, sources, channels, samples).
 
-        Raises AudioError for NaN or infinite samples, UsageError for another number of channels or a length that the model cannot take.
+        Raises AudioError for a mix of another shape and for NaN or infinite samples, UsageError for a length that the model cannot take.
         """
         mix = np.ascontiguousarray(mix, np.float32)
-        if mix.ndim != 3 or mix.shape[1] != self.audio_channels or mix.shape[2] == 0:
-            raise UsageError(f"the mix has shape {mix.shape}; the model takes (batch, {self.audio_channels}, samples)")
+        if mix.ndim != 3 or mix.shape[1] != self.audio_channels or 0 in mix.shape:
+            raise AudioError(
+                f"the mix has shape {mix.shape}, but this model takes (batch, {self.audio_channels}, samples), with at least one sample"
+            )
         out = np.empty((len(mix), len(self.sources), *mix.shape[1:]), np.float32)
         mark = self.ops.mark()
         try:

@@ -93,7 +93,7 @@ class Golden:
         return draw_mix(source["seed"], source["channels"], source["length"], self.config.samplerate)[None]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file, whole or not at all. Raises WeightsError where it cannot be written."""
+        """Write the file, whole or not at all. Raises DemucsError where it cannot be written."""
         fields = {"version": self.version, "klass": self.klass, "arguments": self.arguments, "weights": self.weights}
         fields |= {"source": self.source, "made_with": self.made_with}
         fields["layers"] = [

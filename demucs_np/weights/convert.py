@@ -102,7 +102,7 @@ def _encoded(value: Any, source: Path) -> Any:
 def write_safetensors(path: Path, metadata: dict[str, str], tensors: dict[str, Stored]) -> None:
     """Write a safetensors file, complete or not at all; the same input gives the same bytes.
 
-    Raises WeightsError if it cannot be written.
+    Raises DemucsError if it cannot be written.
     """
     tensors = {name: Stored("F32", as_float32(stored)) if stored.dtype == "F64" else stored for name, stored in tensors.items()}
     header: dict[str, Any] = {"__metadata__": metadata}

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import WeightsError
+from ..errors import DemucsError, WeightsError, reason_of
 
 CHUNK = 1 << 20
 
@@ -20,20 +20,20 @@ CHUNK = 1 << 20
 def written_whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write, under a temporary name beside `path` and renamed to it at the end; removed if an exception comes.
 
-    Raises WeightsError if the folder or the file cannot be written.
+    Raises DemucsError if the folder or the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise DemucsError(f"{path}: cannot be written ({reason_of(error)}); choose another place or free some space") from None
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise DemucsError(f"{path}: cannot be written ({reason_of(error)}); choose another place or free some space") from None
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
