@@ -19,7 +19,6 @@ from demucs_np.commands.main import main
 from demucs_np.errors import AudioError, UsageError
 from demucs_np.models.config import config_from_arguments
 from demucs_np.models.layout import expected_tensors
-from demucs_np.parity.named import arguments_of
 from demucs_np.parity.recipe import draw_mix, draw_tensors
 from demucs_np.parity.record import load_golden
 from demucs_np.parity.upstream import require_upstream
@@ -108,7 +107,7 @@ def test_excerpt_is_resampled_and_cut(tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_arguments_for_the_reference_come_back_as_the_same_configuration(case: Any) -> None:
     config = config_from_arguments(case.klass, (), case.arguments)
-    assert config_from_arguments(case.klass, (), arguments_of(config)) == config
+    assert config_from_arguments(case.klass, (), config.constructor_arguments()) == config
 
 
 def test_junit_has_the_figures_and_a_case_for_refused_weights(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from packages import Archive, package
 from demucs_np.commands.main import main
 from demucs_np.errors import ModelError, UsageError
 from demucs_np.models.layout import expected_tensors
-from demucs_np.parity.named import arguments_of
 from demucs_np.parity.recipe import draw_tensors
 from demucs_np.parity.record import load_golden
 from demucs_np.weights import catalog, load_model
@@ -54,7 +53,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     golden = load_golden(GOLDEN)
-    kwargs = arguments_of(golden.config)
+    kwargs = golden.config.constructor_arguments()
     tensors = draw_tensors(golden.weights["seed"], expected_tensors(golden.config))
 
     def put(repository: str, filename: str) -> Path:

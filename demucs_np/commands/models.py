@@ -9,31 +9,51 @@ from pathlib import Path
 import click
 
 from ..errors import DemucsError, ModelError
-from ..weights import catalog, hub
+from ..models.recipe import Recipe
+from ..weights import catalog, hub, own
 from ..weights.formats import read_model_file
-from ..weights.resolve import resolve
+from ..weights.resolve import describe_file, resolve
 from . import completion
+from .convert import describing, stem_names
 
 repo_option = click.option("--repo", type=click.Path(path_type=Path), help="Folder with models, as for `separate`.")
 
 
 @click.group()
 def models() -> None:
-    """List, fetch and check the published models."""
+    """List, fetch and check the published models; give your own a name."""
 
 
 @models.command("list")
 def list_command() -> None:
-    """List the published models, and the bundled one."""
+    """List the published models, the bundled one, and your own."""
     rows = [("NAME", "STEMS", "SIZE", "CACHED", "ARCHITECTURE", "")]
     for bag in [*catalog.BAGS.values(), catalog.DEMO]:
         paths = {name: member.path for name, member in resolve(bag.name).distinct.items()}
         have = sum(path is not None for path in paths.values())
         cached = "yes" if have == len(paths) else f"{have} of {len(paths)}" if have else "no"
         rows.append((bag.name, str(len(bag.stems)), _size(bag, paths), cached, bag.architecture, bag.about))
+    rows += _own_rows()
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     for row in rows:
         click.echo("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[5]]).rstrip())
+
+
+def _own_rows() -> list[tuple[str, str, str, str, str, str]]:
+    """The user's models and bags; a damaged one is listed as that."""
+    rows = []
+    mine = own.catalogue()
+    for name in [*sorted(mine.files), *sorted(mine.bags)] if mine else ():
+        try:
+            paths = [path for member in resolve(name).distinct.values() if (path := member.path)]
+            config = read_model_file(paths[0]).config if paths else None
+            size = f"{sum(path.stat().st_size for path in paths) / 1e6:.0f} MB"
+            architecture = config.klass.rpartition(".")[2] if config else "-"
+            stems = ", ".join(config.sources) if config else "its models are not cached"
+            rows.append((name, str(len(config.sources)) if config else "-", size, "yes", architecture, f"your own: {stems}"))
+        except (DemucsError, OSError) as error:
+            rows.append((name, "-", "-", "yes", "-", f"your own, but {error}"))
+    return rows
 
 
 def _size(bag: catalog.Bag, paths: dict[str, Path | None]) -> str:
@@ -78,9 +98,35 @@ def _describe_file(path: Path) -> None:
     for title, text in (
         ("file", str(path)), ("class", config.klass), ("parameters", f"{count:,} in {len(model.stored)} tensors ({types})"),
         ("stems", " ".join(config.sources)), ("sample rate", f"{config.samplerate} Hz"), ("channels", str(config.audio_channels)),
-        ("segment", f"{float(config.segment):g} s"), ("arguments", ", ".join(f"{key}={value}" for key, value in model.kwargs.items())),
+        ("segment", f"{float(config.segment):g} s"), ("run with", _recipe(model.recipe)),
+        ("arguments", ", ".join(f"{key}={value}" for key, value in model.kwargs.items())),
     ):  # fmt: skip
         click.echo(f"{title + ':':14}{text}")
+
+
+def _recipe(recipe: Recipe) -> str:
+    level = "at one loudness" if recipe.normalize else "at its own loudness"
+    return f"{recipe.shifts} shifts, an overlap of {float(recipe.overlap):g}, a {recipe.window} window, the track {level}"
+
+
+@models.command("add")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--as", "name", metavar="NAME", required=True, help="What to call it.")
+@describing
+def add_command(path: Path, name: str, config: Path | None, like: str | None, stems: str | None) -> None:
+    """Give the model in the file PATH, or the bag in a .yaml, a name that every command, bags and the studio know.
+
+    The file is converted into a folder of yours, which the environment variable DEMUCS_NP_MODELS can name.
+    """
+    described, renamed = describe_file(config, like, stem_names(stems))
+    click.echo(f"{path} -> {own.add(path, name, described, renamed)}")
+
+
+@models.command("remove")
+@click.argument("name")
+def remove_command(name: str) -> None:
+    """Delete the model or bag NAME that was added. What it was made from stays."""
+    click.echo(f"{own.remove(name)} deleted")
 
 
 @models.command("download")

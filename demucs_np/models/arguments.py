@@ -130,6 +130,14 @@ class Arguments:
         if given.get("hybrid", True) and testing != training:
             raise ModelError(f"{cls.klass}: wiener_iters={testing!r} must equal end_iters={training!r}")
 
+    def constructor_arguments(self) -> dict[str, Any]:
+        """Keyword arguments for the reference's constructor."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        arguments = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        if "wiener_iters" in arguments:
+            arguments["end_iters"] = arguments["wiener_iters"]
+        return arguments
+
     def _require(self, condition: object, text: str) -> None:
         if not condition:
             raise ModelError(f"{self.klass}: {text}")

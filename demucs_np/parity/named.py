@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ from .verify import Report, verify_golden
 
 if TYPE_CHECKING:
     from ..models.bag import Model
-    from ..models.config import Config
 
 MAX_SECONDS = 10  # of a recorded run: HDemucs and Demucs would take 40 s and tens of GB in float64
 
@@ -41,7 +39,7 @@ def record_model(name: str, *, repo: Path | None = None, audio: Path | None = No
     else:
         mix, _ = read_excerpt(audio, at, length, config)
         source = {"file": audio.name, "at": at}
-    return make_golden(build(config.klass, arguments_of(config), checkpoint.tensors), mix, source=source)
+    return make_golden(build(config.klass, config.constructor_arguments(), checkpoint.tensors), mix, source=source)
 
 
 def verify_file(
@@ -63,11 +61,3 @@ def _named_model(golden: Golden, name: str, repo: Path | None, backend: str) -> 
         raise UsageError(f"{name}: not the weights that the golden file was made from; name that model, or make a golden file of this one")
     model: Model = build_model(checkpoint, backend)
     return model
-
-
-def arguments_of(config: Config) -> dict[str, Any]:
-    """Keyword arguments for upstream's constructor."""
-    arguments = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(config).items()}
-    if "wiener_iters" in arguments:
-        arguments["end_iters"] = arguments["wiener_iters"]
-    return arguments

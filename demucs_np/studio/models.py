@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError
-from ..weights import catalog, hub
+from ..errors import DemucsError, ModelError
+from ..weights import catalog, hub, own
+from ..weights.formats import read_model_file
+from ..weights.resolve import resolve
 from .pace import Pace
 
 LICENCE = "MIT, by Meta Platforms; trained on music whose terms you should know before you sell what comes out"
@@ -21,13 +24,24 @@ def offered(pace: Pace) -> list[dict[str, Any]]:
         "name": catalog.DEMO.name, "stems": list(catalog.DEMO.stems), "about": "small, bundled; knows synthesised music only", "fetch": 0,
         "licence": "MIT", "pace": pace.of(catalog.DEMO.name),
     }  # fmt: skip
-    return [demo] + [
+    return [demo, *_own(pace)] + [
         {
             "name": bag.name, "stems": list(bag.stems), "about": bag.about, "fetch": missing(bag), "licence": LICENCE,
             "pace": pace.of(bag.name),
         }
         for bag in catalog.BAGS.values()
     ]  # fmt: skip
+
+
+def _own(pace: Pace) -> list[dict[str, Any]]:
+    """The user's own models and bags, those that can be read."""
+    mine, found = own.catalogue(), []
+    for name in [*sorted(mine.files), *sorted(mine.bags)] if mine else ():
+        with contextlib.suppress(DemucsError):
+            path = next(path for member in resolve(name).members if (path := member.path))
+            stems = list(read_model_file(path).config.sources)
+            found.append({"name": name, "stems": stems, "about": "your own", "fetch": 0, "licence": "your own", "pace": pace.of(name)})
+    return found
 
 
 def missing(bag: catalog.Bag) -> int | None:
@@ -44,7 +58,7 @@ def _absent(bag: catalog.Bag) -> list[str]:
 
 
 def known(name: str) -> bool:
-    return name == catalog.DEMO.name or name in catalog.BAGS
+    return name == catalog.DEMO.name or name in catalog.BAGS or own.has(name)
 
 
 def fetch(name: str, tell: Callable[[float], object]) -> None:

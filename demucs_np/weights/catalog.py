@@ -74,6 +74,13 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "75fc33f5": ("demucs.hdemucs.HDemucs", {"sources": [*STEMS], "segment": 44}),
 }
 
+# Class and arguments of published models, for files of the same shape that say nothing of themselves.
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "htdemucs": ("demucs.htdemucs.HTDemucs", {"bottom_channels": 512, "dconv_mode": 3, "segment": Fraction(39, 5)}),
+    "htdemucs_6s": ("demucs.htdemucs.HTDemucs", {"dconv_mode": 3, "segment": Fraction(39, 5)}),
+    "hdemucs_mmi": ("demucs.hdemucs.HDemucs", {"segment": 44}),
+}
+
 # Signature -> folder and file name below LEGACY_ROOT; after the dash stand the first 8 digits of the file's SHA-256.
 LEGACY: dict[str, str] = {
     path.rpartition("/")[2][:8]: path

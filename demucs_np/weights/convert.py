@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,23 @@ from typing import Any
 import numpy as np
 
 from ..errors import DemucsError, UsageError, WeightsError
+from ..models.config import config_from_arguments
+from ..models.recipe import Recipe
 from .files import check_named_checksum, signature, written_whole
 from .formats import read_model_file
 from .formats.checkpoint import ModelFile
+from .formats.described import Described
 from .formats.stored import DTYPES, Stored, as_float32
 
 
-def convert_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Path:
+def convert_file(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], described: Described | None = None, stems: Sequence[str] | None = None
+) -> Path:
     """Convert the model in `source` to `target`, a `.safetensors` file (or a folder, for a file named by the model's signature).
 
     float16, bfloat16 and float32 tensors keep their type and bits; quantised states become float32. A checksum in the
-    source's name is checked. Returns the path written. Raises WeightsError naming the file.
+    source's name is checked. `described`: see `read_model_file`; `stems`: other names for the stems, in the file's order. Returns the
+    path written. Raises WeightsError naming the file.
     """
     source, target = Path(source), Path(target)
     if target.is_dir():
@@ -34,8 +41,23 @@ def convert_file(source: str | os.PathLike[str], target: str | os.PathLike[str])
         raise WeightsError(f"{source}: no such file")
     if source.suffix == ".th":
         check_named_checksum(source)
-    write_model(target, read_model_file(source))
+    model = read_model_file(source, described)
+    write_model(target, model if stems is None else _renamed(model, stems))
     return target
+
+
+def _renamed(model: ModelFile, stems: Sequence[str]) -> ModelFile:
+    """The model with other names for its stems."""
+    if len(stems) != len(model.config.sources):
+        count = len(model.config.sources)
+        raise UsageError(f"{model.path}: has the stems {', '.join(model.config.sources)}: give {count} names, not {len(stems)}")
+    kwargs = {**model.kwargs, "sources": list(stems)}
+    args: Sequence[Any] = model.args
+    if args:  # the stems are the first
+        del kwargs["sources"]
+        args = [list(stems), *args[1:]]
+    config = config_from_arguments(model.config.klass, args, kwargs)
+    return dataclasses.replace(model, config=config, args=args, kwargs=kwargs)
 
 
 def convert_directory(
@@ -83,6 +105,9 @@ def write_model(path: Path, model: ModelFile) -> None:
         "args": json.dumps(_encoded(model.args, model.path)),
         "kwargs": json.dumps(_encoded(model.kwargs, model.path)),
     }
+    if model.recipe != Recipe():
+        fields = dataclasses.asdict(model.recipe)
+        metadata["recipe"] = json.dumps(_encoded(fields, model.path))
     write_safetensors(path, metadata, model.stored)
 
 

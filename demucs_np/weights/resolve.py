@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError, UsageError
 from ..models.config import Config, DemucsConfig, HTDemucsConfig, config_from_arguments
-from . import catalog, hub
+from . import catalog, hub, own
 from .files import check_named_checksum
 from .formats import read_model_file
 from .formats.checkpoint import Checkpoint
-from .formats.described import Described
+from .formats.described import Described, read_description
 from .repo import SUFFIXES, BagFile, LocalRepo, read_bag
 
 if TYPE_CHECKING:
@@ -84,17 +84,25 @@ def load_model(
     name_or_path: str | os.PathLike[str],
     *,
     repo: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
     backend: str = "numba",
     report: hub.Report = hub.to_stderr,
 ) -> BagOfModels:
     """A model ready to run; a single one is a bag of one.
 
-    `name_or_path` is anything that `resolve` takes. `report` is called with a line of text before a download.
+    `name_or_path` is anything that `resolve` takes. `config` is the YAML that describes a file which holds tensors alone (None: the one
+    beside it); see `formats`. `report` is called with a line of text before a download.
 
     Raises ModelError for an unknown name or weights that cannot be had, WeightsError for a file that does not hold exactly a model
     this package can run.
     """
-    return resolve(name_or_path, repo=repo, report=report).load(backend, report)
+    named = resolve(name_or_path, repo=repo, report=report)
+    if config is not None:
+        checkpoint = read_model(named.only().get(report), read_description(Path(config)))
+        from ..models.bag import BagOfModels
+
+        return BagOfModels([build(checkpoint, backend)])
+    return named.load(backend, report)
 
 
 def resolve(
@@ -105,6 +113,7 @@ def resolve(
     - the path of a `.safetensors` or `.th` file, or of a bag's `.yaml`, whose models lie beside it;
     - `demo`, the model in this package;
     - a published name (`htdemucs`) or signature (`955717e8`);
+    - a name that the user has given to a model of their own (see `own`);
     - `hf://owner/name`, another owner's bag on the hub, whose small `.yaml` is fetched for this; `owner/name` too;
     - with `repo`, nothing but a model or bag of that folder, by its name there.
 
@@ -121,9 +130,11 @@ def resolve(
     if name in catalog.LEGACY:
         stems = next(bag.stems for bag in catalog.BAGS.values() if name in bag.signatures)
         return Named(name, name, (_published(name),), sources=stems)
+    if own.has(name):
+        return _in_folder(LocalRepo(own.folder()), name, beyond=True)
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
-        return _of_bag(name, path.stem, read_bag(path), LocalRepo(path.parent))
+        return _of_bag(name, path.stem, read_bag(path), LocalRepo(path.parent), beyond=True)
     if path.suffix in SUFFIXES or path.is_file():
         return Named(name, path.stem, (_here(name, path),))
     if name.startswith(HUB_SCHEME) or (name.count("/") == 1 and not path.exists()):
@@ -139,14 +150,26 @@ def _published(signature: str) -> Member:
     return Member(signature, lambda: hub.find(signature), lambda report: hub.fetch(signature, report))
 
 
-def _in_folder(repo: LocalRepo, name: str) -> Named:
+def _in_folder(repo: LocalRepo, name: str, beyond: bool = False) -> Named:
     if name in repo.files:
         return Named(name, _folder(name), (_of_repo(repo, name),))
-    return _of_bag(name, _folder(name), repo.bag(name), repo)
+    return _of_bag(name, _folder(name), repo.bag(name), repo, beyond)
 
 
-def _of_bag(name: str, folder: str, bag: BagFile, repo: LocalRepo) -> Named:
-    return Named(name, folder, tuple(_of_repo(repo, signature) for signature in bag.signatures), bag.weights, bag.segment)
+def _of_bag(name: str, folder: str, bag: BagFile, repo: LocalRepo, beyond: bool) -> Named:
+    """`beyond`: it may name models that are not in its folder."""
+    member = _of_bag_file if beyond else _of_repo
+    return Named(name, folder, tuple(member(repo, signature) for signature in bag.signatures), bag.weights, bag.segment)
+
+
+def _of_bag_file(repo: LocalRepo, signature: str) -> Member:
+    """A model that a bag's own file names: one beside it, one of the user's, or a published one."""
+    mine = own.catalogue()
+    if signature not in repo.files and mine and signature in mine.files:
+        return _of_repo(mine, signature)
+    if signature not in repo.files and signature in catalog.LEGACY:
+        return _published(signature)
+    return _of_repo(repo, signature)
 
 
 def _of_repo(repo: LocalRepo, signature: str) -> Member:
@@ -181,9 +204,40 @@ def _unknown(name: str) -> str:
     """Why a name cannot be loaded, and what could."""
     if os.path.exists(name):
         return f"{name}: a folder; name a model's file in it, or give the folder with --repo"
-    near = difflib.get_close_matches(name, [*catalog.BAGS, *catalog.LEGACY, catalog.DEMO.name], 1)
+    mine = own.catalogue()
+    names = [*mine.files, *mine.bags] if mine else []
+    near = difflib.get_close_matches(name, [*catalog.BAGS, *catalog.LEGACY, catalog.DEMO.name, *names], 1)
     hint = f"did you mean {near[0]}?" if near else "published are " + ", ".join(catalog.BAGS) + f", and {catalog.DEMO.name} is bundled"
     return f"unknown model {name!r}: {hint} (or give the path of a .safetensors file)"
+
+
+def like(name: str, stems: Sequence[str]) -> Described:
+    """The arguments of a model that one knows, with other stems: for a file that holds tensors of that shape alone.
+
+    `name` is htdemucs, htdemucs_6s or hdemucs_mmi, or a model on this machine. Raises ModelError, UsageError.
+    """
+    if name in catalog.SHAPES:
+        klass, kwargs = catalog.SHAPES[name]
+        return Described(f"--like {name}", klass, {**kwargs, "sources": list(stems)})
+    path = resolve(name).only().path
+    if path is None:
+        raise ModelError(f"{name} is not on this machine; `demucs-np models download {name}` fetches it, or take htdemucs")
+    model = read_model_file(path)
+    return Described(f"--like {name}", model.config.klass, {**model.config.constructor_arguments(), "sources": list(stems)}, model.recipe)
+
+
+def describe_file(config: Path | None, like_name: str | None, stems: Sequence[str] | None) -> tuple[Described | None, Sequence[str] | None]:
+    """What the options --config, --like and --stems say: the description, and new names for the stems where that does not use them up.
+
+    Raises UsageError for options that exclude each other.
+    """
+    if config and like_name:
+        raise UsageError("--config and --like exclude each other")
+    if like_name:
+        if not stems:
+            raise UsageError("--like needs the model's stems as well: --stems A,B,C, in the file's order")
+        return like(like_name, stems), None
+    return (read_description(config) if config else None), stems
 
 
 def read_model(path: str | os.PathLike[str], described: Described | None = None) -> Checkpoint:
@@ -215,8 +269,10 @@ def _network(checkpoint: Checkpoint, backend: str) -> Model:
 
 
 def list_models(repo: str | os.PathLike[str] | None = None) -> dict[str, list[str]]:
-    """The names that `load_model` takes, of `repo` or of what is published and bundled: {"bag": names, "single": signatures}."""
+    """The names that `load_model` takes, of `repo` or of all that are known without one: {"bag": names, "single": signatures}."""
     if repo is None:
-        return {"bag": list(catalog.BAGS), "single": [*sorted(catalog.LEGACY), catalog.DEMO.name]}
+        mine = own.catalogue()
+        bags, files = (sorted(mine.bags), sorted(mine.files)) if mine else ([], [])
+        return {"bag": [*catalog.BAGS, *bags], "single": [*sorted(catalog.LEGACY), catalog.DEMO.name, *files]}
     local = LocalRepo(repo)
     return {"bag": sorted(local.bags), "single": sorted(local.files)}

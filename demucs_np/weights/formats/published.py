@@ -2,7 +2,8 @@
 
 The metadata hold `klass` (dotted name of the model's class), `args` and `kwargs` (its constructor's arguments as JSON;
 a fraction is `{"_type": "fraction", "numerator": n, "denominator": d}`) and, for a quantised state, `structure`: the
-nesting of lists and dicts in which the file's tensors stand.
+nesting of lists and dicts in which the file's tensors stand. `recipe`, which demucs does not know, says how the model is run, as JSON:
+the fields of `Recipe`, for models that are not run as demucs runs its own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from ...errors import WeightsError
 from ...models.config import config_from_arguments
+from ...models.recipe import Recipe
 from .checkpoint import ModelFile, exact_tensors
 from .contents import Contents
 from .stored import ClassName, Stored
@@ -39,7 +41,20 @@ def read(contents: Contents) -> ModelFile:
         state = _unflatten(_json(metadata, "structure"), state)
         if not isinstance(state, dict):
             raise WeightsError("its 'structure' is not that of a model's state")
-    return ModelFile(contents.path, config, args, kwargs, exact_tensors(config, state))
+    return ModelFile(contents.path, config, args, kwargs, exact_tensors(config, state), _recipe(metadata))
+
+
+def _recipe(metadata: Mapping[str, str]) -> Recipe:
+    if "recipe" not in metadata:
+        return Recipe()
+    fields = _arguments(metadata, "recipe", dict)
+    if fields.keys() != set(Recipe.__dataclass_fields__):
+        raise WeightsError(f"its metadata 'recipe' does not have the entries {', '.join(Recipe.__dataclass_fields__)}")
+    shifts, overlap, window, normalize = (fields[name] for name in Recipe.__dataclass_fields__)
+    number = isinstance(overlap, (int, float, Fraction)) and not isinstance(overlap, bool) and 0 <= overlap < 1
+    if type(shifts) is not int or not 0 <= shifts <= 100 or not number or window not in ("triangle", "flat") or type(normalize) is not bool:
+        raise WeightsError("its metadata 'recipe' holds values that make no sense")
+    return Recipe(shifts, overlap, window, normalize)
 
 
 def _json(metadata: Mapping[str, str], key: str) -> Any:
