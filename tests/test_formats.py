@@ -12,8 +12,10 @@ import pytest
 from packages import Archive
 
 from demucs_np.errors import DemucsError, UsageError, WeightsError
+from demucs_np.models.config import SecondDemucsConfig
 from demucs_np.models.recipe import Recipe
 from demucs_np.weights import list_models, load_model
+from demucs_np.weights.convert import convert_file
 from demucs_np.weights.formats import read_model_file
 from demucs_np.weights.formats.described import read_description
 from demucs_np.weights.resolve import read_model
@@ -199,3 +201,33 @@ def test_files_without_weights(tmp_path: Path) -> None:
     for content in (moment, {"optimizer": moment, "epoch": 4}):
         assert "the state of an optimiser and no model's weights" in refused(archive.write(tmp_path / "m.ckpt", content))
     assert "no package of klass, args, kwargs and state, and no state dictionary" in refused(archive.write(tmp_path / "m.ckpt", {"a": 1}))
+
+
+SECOND = "demucs.model.Demucs"
+FOUR: dict[str, Any] = {"sources": ["drums", "bass", "other", "vocals"], "channels": 4, "depth": 3}
+
+
+def test_second_generation_by_its_shapes(tmp_path: Path) -> None:
+    arrays = packages.draw(SECOND, FOUR)
+    assert {"encoder.0.2.weight", "decoder.2.2.bias", "lstm.lstm.weight_ih_l1_reverse"} <= arrays.keys()
+    path = saved(tmp_path / "demucs.th", arrays=arrays)
+    model = read_model_file(path)
+    assert model.config == SecondDemucsConfig(("drums", "bass", "other", "vocals"), channels=4, depth=3)
+    assert (model.config.segment, model.config.context, model.config.lstm_layers) == (40, 1, 2)
+    archive = Archive()
+    named = {name: archive.tensor(array) for name, array in arrays.items()}
+    packed = {"klass": packages.Global("demucs.model", "Demucs"), "args": (FOUR["sources"],), "kwargs": {"channels": 4, "depth": 3}}
+    archive.write(tmp_path / "packed.th", {**packed, "state": named})
+    assert read_model_file(tmp_path / "packed.th").config == model.config
+    converted = convert_file(path, tmp_path / "out.safetensors")
+    assert read_model_file(converted).config == model.config
+    mix = np.random.default_rng(0).standard_normal((1, 2, 3000)).astype(np.float32)
+    ours, plain = load_model(path), load_model(converted, backend="numpy")
+    assert ours(mix).shape == (1, 4, 2, 3000)
+    assert np.linalg.norm(ours(mix) - plain(mix)) < 1e-3 * np.linalg.norm(plain(mix))
+    archive.write(tmp_path / "packed.th", {**packed, "args": (4,), "state": named})
+    assert "of the first generation" in refused(tmp_path / "packed.th")
+    full = {**FOUR, "channels": 100, "depth": 1}
+    assert "of the first generation (100 channels" in refused(saved(tmp_path / "v1.th", arrays=packages.draw(SECOND, full)))
+    three = {**FOUR, "sources": ["a", "b", "c"]}
+    assert "with other stems than the published ones" in refused(saved(tmp_path / "v2.th", arrays=packages.draw(SECOND, three)))

@@ -7,10 +7,11 @@ are accepted by `from_arguments` and dropped; one that inference cannot honour, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..errors import ModelError
 from .arguments import Arguments
@@ -318,6 +319,7 @@ class DemucsConfig(Arguments):
     """Arguments of the time-domain Demucs (`demucs.demucs.Demucs`)."""
 
     klass: ClassVar[str] = "demucs.demucs.Demucs"
+    second: ClassVar[int] = 3  # where the second convolution stands in upstream's Sequential: after the first, its norm and activation
     _order: ClassVar[str] = (
         "sources audio_channels channels growth depth rewrite lstm_layers kernel_size stride context gelu glu norm_starts "
         "norm_groups dconv_mode dconv_depth dconv_comp dconv_attn dconv_lstm dconv_init normalize resample rescale samplerate segment"
@@ -389,6 +391,46 @@ class DemucsConfig(Arguments):
                 self._check_dconv(layer.channels_out, self.dconv_comp, layer.attention, what)
 
 
+@dataclass(frozen=True)
+class SecondDemucsConfig(DemucsConfig):
+    """Arguments of the second generation (`demucs.model.Demucs` of demucs 2): no residual branches, no norms, ReLU, an LSTM, and
+    convolutions in the decoder that see no padding. Here `context` counts positions on each side, and `segment` is in seconds.
+    """
+
+    klass: ClassVar[str] = "demucs.model.Demucs"
+    second: ClassVar[int] = 2
+    _order: ClassVar[str] = (
+        "sources audio_channels channels depth rewrite glu rescale resample kernel_size stride growth lstm_layers context normalize "
+        "samplerate segment_length"
+    )
+
+    lstm_layers: int = 2
+    gelu: bool = False
+    norm_starts: int | float = math.inf
+    dconv_mode: int = 0
+    normalize: bool = False
+
+    @classmethod
+    def from_arguments(cls, args: Sequence[object], kwargs: Mapping[str, object]) -> SecondDemucsConfig:
+        """See `Arguments.from_arguments`. Raises ModelError for the first generation, too, whose class had the same name."""
+        given = dict(zip(cls._order.split(), args, strict=False)) | dict(kwargs)
+        if isinstance(given.get("sources"), int) or "upsample" in given:
+            raise ModelError(f"{cls.klass} of the first generation: another network, in files of a gigabyte; not supported")
+        width, rate = given.pop("context", 3), given.get("samplerate", 44100)
+        length = given.pop("segment_length", 40 * rate if type(rate) is int else 0)
+        if type(width) is not int or not 1 <= width <= 99 or width % 2 == 0:
+            raise ModelError(f"{cls.klass}: argument 'context' must be an odd number, not {width!r}")
+        if type(rate) is not int or rate < 1 or type(length) is not int:
+            raise ModelError(f"{cls.klass}: arguments 'samplerate' and 'segment_length' must be whole numbers, not {rate!r} and {length!r}")
+        plain = super().from_arguments((), given)
+        return replace(plain, context=width // 2, segment=Fraction(length, rate))
+
+    def constructor_arguments(self) -> dict[str, Any]:
+        arguments = super().constructor_arguments()
+        arguments |= {"context": 2 * self.context + 1, "segment_length": int(self.segment * self.samplerate)}
+        return {name: arguments[name] for name in self._order.split() if name in arguments}
+
+
 Config = HTDemucsConfig | HDemucsConfig | DemucsConfig
 
 # `klass` of a checkpoint -> configuration. The second spellings are former homes of the same classes.
@@ -397,6 +439,7 @@ CLASSES: dict[str, type[Config]] = {
     "demucs.hdemucs.HDemucs": HDemucsConfig,
     "demucs.wdemucs.WDemucs": HDemucsConfig,
     "demucs.demucs.Demucs": DemucsConfig,
+    "demucs.model.Demucs": SecondDemucsConfig,
 }
 
 

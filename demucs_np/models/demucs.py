@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .blocks import Array, DecoderLayer, EncoderLayer, LayerSpec, Tensors, scope
-from .config import DemucsConfig, TimeLayer
+from .config import DemucsConfig, SecondDemucsConfig, TimeLayer
 from .network import Network
 from .recurrent import BLSTM
 from .taps import tap
@@ -20,6 +20,7 @@ class Demucs(Network):
     def __init__(self, config: DemucsConfig, tensors: Tensors, backend: str = "numba") -> None:
         super().__init__(config, backend)
         self.config = config
+        self.second = isinstance(config, SecondDemucsConfig)
         inwards = config.layers()
         specs = [self._encoder(level) for level in inwards]
         self.encoder = [EncoderLayer(self.ops, scope(tensors, spec.path), spec) for spec in specs]
@@ -33,25 +34,27 @@ class Demucs(Network):
         return replace(spec, activation="gelu" if config.gelu else "relu", gate="glu" if config.glu else "relu")
 
     def _encoder(self, level: TimeLayer) -> LayerSpec:
-        # Places in upstream's Sequential; 3 is the residual branch, if any.
-        dconv = {"dconv": "3"} if self.config.dconv_mode & 1 else {}
-        after = 4 if dconv else 3
+        # Places in upstream's Sequential. The residual branch, if any, comes before the second convolution.
+        after = self.config.second
+        dconv = {"dconv": str(after)} if self.config.dconv_mode & 1 else {}
+        after += len(dconv)
         names = {"conv": "0", "norm1": "1", "rewrite": str(after), "norm2": str(after + 1)}
         return self._spec(f"encoder.{level.index}", 0, names | dconv, last=False)
 
     def _decoder(self, level: TimeLayer) -> LayerSpec:
-        names, at = ({"rewrite": "0", "norm1": "1"}, 3) if self.config.rewrite else ({}, 0)
+        names, at = ({"rewrite": "0", "norm1": "1"}, self.config.second) if self.config.rewrite else ({}, 0)
         if self.config.dconv_mode & 2:
             names, at = names | {"dconv": str(at)}, at + 1
         names |= {"conv_tr": str(at), "norm2": str(at + 1)}
-        return self._spec(f"decoder.{self.config.depth - 1 - level.index}", self.config.context, names, last=level.index == 0)
+        context = 0 if self.second else self.config.context
+        return self._spec(f"decoder.{self.config.depth - 1 - level.index}", context, names, last=level.index == 0)
 
     def valid_length(self, length: int) -> int:
         """The length to pad `length` samples to, at which no convolution leaves a sample over."""
         config = self.config
         length *= 2 if config.resample else 1
         for _ in range(config.depth):
-            length = max(1, -(-(length - config.kernel_size) // config.stride) + 1)
+            length = max(1, -(-(length - config.kernel_size) // config.stride) + 1) + (2 * config.context if self.second else 0)
         for _ in range(config.depth):
             length = (length - 1) * config.stride + config.kernel_size
         return -(-length // 2) if config.resample else length
@@ -66,6 +69,8 @@ class Demucs(Network):
         padded = ops.pad(x, delta // 2, delta - delta // 2)
         ops.free(None if x is mix else x)
         x = padded
+        if self.second and not config.normalize:
+            ops.denormalize(x, 0.0, 1 / (1 + 1e-5), x)  # it divides by a deviation of 1 all the same
         if config.resample:
             x = ops.resample(padded, 1, 2)
             ops.free(padded)
@@ -81,7 +86,8 @@ class Demucs(Network):
         ops.free(first)  # the inputs of the other layers are skips, and the decoder frees them
         x = self.bottom(x)
         for index, decode in enumerate(self.decoder):
-            pre = decode.before_upsampling(ops, x, tap(f"decoder.{index}.skip", skips.pop(), "TC", extra=True))
+            skip = tap(f"decoder.{index}.skip", skips.pop(), "TC", extra=True)
+            pre = decode.before_upsampling(ops, x, self._trimmed(skip, x.shape[1]))
             length = (pre.shape[1] - 1) * config.stride + config.kernel_size
             x = tap(f"decoder.{index}", decode.upsample(ops, pre, length), "TC")  # -> [1, T*stride, C]
             ops.free(pre)
@@ -94,6 +100,15 @@ class Demucs(Network):
         start = (y.shape[1] - n) // 2
         ops.denormalize(y[:, start : start + n], mean, std, out.reshape(-1, n))
         ops.free(y)
+
+    def _trimmed(self, skip: Array, length: int) -> Array:
+        """The middle of a skip, which in the second generation is longer than what it is added to. Frees it."""
+        if skip.shape[1] == length:
+            return skip
+        start = (skip.shape[1] - length) // 2
+        middle = self.ops.copy(skip[:, start : start + length])
+        self.ops.free(skip)
+        return middle
 
     def bottom(self, x: Array) -> Array:
         """The LSTM between encoder and decoder, if there is one. x stays in use as a skip."""

@@ -172,7 +172,7 @@ def _demucs(config: DemucsConfig) -> Tensors:
     layers = config.layers()
     doubled = 2 if config.glu else 1
     for layer in layers:
-        at, place, channels = f"encoder.{layer.index}", 3, layer.channels_out  # 1 and 2 are norm and activation
+        at, place, channels = f"encoder.{layer.index}", config.second, layer.channels_out
         yield from _weight_bias(f"{at}.0", channels, layer.channels_in, config.kernel_size)
         yield from _norm(f"{at}.1", channels, layer.norm)
         if config.dconv_mode & 1:
@@ -186,7 +186,7 @@ def _demucs(config: DemucsConfig) -> Tensors:
         if config.rewrite:
             yield from _weight_bias(f"{at}.0", doubled * channels, channels, 2 * config.context + 1)
             yield from _norm(f"{at}.1", doubled * channels, layer.norm)
-            place = 3
+            place = config.second
         if config.dconv_mode & 2:
             yield from _dconv(f"{at}.{place}", channels, config.dconv_comp, config.dconv_depth, layer.lstm, layer.attention)
             place += 1

@@ -58,7 +58,7 @@ def exact_tensors(config: Config, state: Mapping[str, Any]) -> dict[str, Stored]
     shapes = expected_tensors(config)
     if state.get("__quantized"):
         return {name: Stored("F32", array) for name, array in diffq.restore(state, shapes).items()}
-    if isinstance(config, DemucsConfig):
+    if isinstance(config, DemucsConfig) and config.second == 3:
         names = _renamed(config, state, shapes)
     else:
         names = {name: name for name in state}

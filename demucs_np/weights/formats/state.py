@@ -7,6 +7,7 @@ from typing import Any
 
 from ...errors import ModelError, WeightsError
 from ...models.config import config_from_arguments
+from . import second
 from .checkpoint import ModelFile, exact_tensors
 from .contents import Contents
 from .described import Described, beside
@@ -37,7 +38,7 @@ def read(contents: Contents, described: Described | None = None) -> ModelFile:
     state = unwrapped(find(contents.value))
     if whose := architecture(state):
         raise WeightsError(f"holds the tensors of {whose}: not a Demucs architecture; this package runs HTDemucs, HDemucs and Demucs")
-    described = described or beside(contents.path)
+    described = described or beside(contents.path) or (second.describe(state) if second.recognises(state) else None)
     if described is None:
         raise WeightsError(ALONE)
     try:
