@@ -6,14 +6,18 @@ A `Job` names its model and pickles, so any process on any machine can run it. M
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import queue
 import threading
 import time
 import traceback
 from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from . import weights
 from .audio import ClipMode, Encoding, Note, check_track
@@ -23,6 +27,9 @@ from .models.bag import BagOfModels
 from .separation.apply import Options, Progress
 from .separation.separator import OtherMethod, Outputs, Separator, output_paths
 
+Task = TypeVar("Task")
+Done = TypeVar("Done")
+ATTEMPTS = 2  # at a task whose worker was lost, before the task is taken for the reason
 WARM = 2  # models that a process keeps loaded: the one in use, and the one before
 TEMPLATE = "{track}/{stem}.{ext}"
 
@@ -160,6 +167,75 @@ def describe(error: Exception, track: str) -> str:
         what = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         return f"{track}: unexpected {type(error).__name__} ({what}); -v shows where, please report it"
     return str(error) if str(error).startswith(f"{track}:") else f"{track}: {error}"
+
+
+class LostError(DemucsError):
+    """A task whose worker ended before it did: killed, or without memory."""
+
+
+class HereExecutor(Executor):
+    """Runs what is submitted at once, in the calling thread; an interruption ends the run."""
+
+    def submit(self, fn: Callable[..., Done], /, *args: Any, **kwargs: Any) -> Future[Done]:
+        future: Future[Done] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def run_all(jobs: Iterable[Job], executor: Executor | None = None, *, window: int = 64) -> Iterator[Result]:
+    """Run jobs on any executor (None: one after the other, here); results come as they are done.
+
+    `window` jobs at most are submitted and not yet done, so that memory does not grow with their number. A job whose worker is lost is
+    tried once more, then it has failed. Raises LostError if the executor itself is lost.
+    """
+    for job, done in spread(run_job, jobs, executor or HereExecutor(), window if executor else 1):
+        yield done if isinstance(done, Result) else Result(job, "failed", 0.0, None, error=describe(done, job.track))
+
+
+def spread(
+    function: Callable[[Task], Done], tasks: Iterable[Task], executor: Executor, window: int | Callable[[], int]
+) -> Iterator[tuple[Task, Done | Exception]]:
+    """(task, what the function returned or raised) as they are done; see `run_all`. `window` may change while it runs."""
+    waiting: queue.SimpleQueue[Future[Done]] = queue.SimpleQueue()
+    running: dict[Future[Done], tuple[Task, int]] = {}
+
+    def submit(task: Task, attempt: int) -> None:
+        try:
+            future = executor.submit(function, task)
+        except BrokenExecutor as error:
+            raise LostError(f"the executor has lost its workers ({error}); run it again, and what is done is not done twice") from None
+        running[future] = task, attempt
+        future.add_done_callback(waiting.put)
+
+    upcoming = iter(tasks)
+    try:
+        while True:
+            room = max(1, window() if callable(window) else window) - len(running)
+            for task in itertools.islice(upcoming, max(0, room)):
+                submit(task, 1)
+            if not running:
+                return
+            future = waiting.get()
+            task, attempt = running.pop(future)
+            try:
+                yield task, future.result()
+            except BrokenExecutor:
+                if attempt < ATTEMPTS:
+                    submit(task, attempt + 1)
+                else:
+                    yield task, LostError(f"its worker was lost {attempt} times (killed, or out of memory); it is not tried again")
+            except CancelledError:
+                raise LostError(
+                    "the executor was shut down before all was done; run it again, and what is done is not done twice"
+                ) from None
+            except Exception as error:
+                yield task, error
+    finally:
+        for future in running:
+            future.cancel()
 
 
 class Claims:

@@ -19,7 +19,7 @@ ROOMS = [
     "kernels", "operations", "models",
     "weights", "audio", "separation", "api",
     "jobs", "parity", "inspection",
-    "demo", "studio",
+    "demo", "studio", "batch",
     "commands",
 ]  # fmt: skip
 # The public names, which `demucs_np/__init__.py` fetches when they are asked for, and the entry point.

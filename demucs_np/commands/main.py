@@ -22,6 +22,7 @@ from .interrupts import Interrupted, interruptible
 # name -> (module, command, what it does): a module is imported only when its command runs, so that --help is quick.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "separate": (".separate", "separate", "Separate tracks into stems; the word may be left out."),
+    "batch": (".batch", "batch", "Separate a whole library, on one machine or many; run again, it goes on where it ended."),
     "demo": (".demo", "demo", "Separate the bundled song with the bundled model, and show how well that goes."),
     "serve": (".serve", "serve", "An HTTP API on this computer: upload songs, follow the work, get stems, mixes and regions."),
     "stream": (".stream", "stream", "Separate sound while it comes in: from standard input to standard output."),

@@ -98,8 +98,43 @@ class OneOf(click.Option):
 @click.option("-j", "--jobs", type=int, help="Accepted for compatibility: all cores work on one track, see --threads.")
 @click.option("--list-models", is_flag=True, help="List the models and exit.")
 @click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
-def separate(
-    tracks: tuple[Path, ...],
+def separate(tracks: tuple[Path, ...], device: str, jobs: int | None, list_models: bool, verbose: bool, **options: Any) -> None:
+    """Separate TRACKS into stems: OUT/NAME/TRACK/STEM.wav for each. "-" is standard input.
+
+    The options are those of the `demucs` command. The exit status is 1 if a track failed (the others are done all the same), and 2
+    for options that are wrong.
+    """
+    if list_models:
+        from ..weights import list_models as list_names
+
+        models = list_names(options["repo"])
+        for title, kind in (("Bag of models", "bag"), ("Single models", "single")):
+            click.echo(f"{title}:\n    " + "\n    ".join(models[kind]))
+        return
+    if not tracks:
+        raise click.UsageError("Name at least one track (`demucs-np separate --help` shows the options).")
+
+    from ..jobs import prepare
+
+    settings = job_from(**options)
+    bar = Bar(sys.stderr)
+    if device != "cpu":
+        bar.line(f"Note: there is no {device} device here; everything runs on the CPU.")
+    run = _Run(settings, bar, verbose)
+    waiting = run.readable(dict.fromkeys(map(str, tracks)))
+    if waiting:
+        prepare(settings)
+        bar.line(f"Separated tracks will be stored in {Path(settings.folder).resolve()}")
+    for track in waiting:
+        run.separate(track)
+    if run.failed:
+        if len(tracks) > 1:
+            click.echo(f"{run.failed} of {len(tracks)} tracks failed.", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def job_from(
+    *,
     name: str,
     sig: str | None,
     repo: Path | None,
@@ -125,36 +160,19 @@ def separate(
     mp3_preset: int | None,
     threads: int | None,
     backend: str,
-    device: str,
-    jobs: int | None,
-    list_models: bool,
-    verbose: bool,
-) -> None:
-    """Separate TRACKS into stems: OUT/NAME/TRACK/STEM.wav for each. "-" is standard input.
-
-    The options are those of the `demucs` command. The exit status is 1 if a track failed (the others are done all the same), and 2
-    for options that are wrong.
-    """
-    if list_models:
-        from ..weights import list_models as list_names
-
-        models = list_names(repo)
-        for title, kind in (("Bag of models", "bag"), ("Single models", "single")):
-            click.echo(f"{title}:\n    " + "\n    ".join(models[kind]))
-        return
-    if not tracks:
-        raise click.UsageError("Name at least one track (`demucs-np separate --help` shows the options).")
+) -> Job:
+    """What the options say of every track: a job that lacks its track. Raises ModelError, UsageError."""
     if two_stems and stems:
         raise click.UsageError("--stems and --two-stems exclude each other.")
 
     from ..audio import Encoding
-    from ..jobs import Job, prepare
+    from ..jobs import Job
     from ..separation.apply import Options
     from ..weights.resolve import resolve
 
     name = sig or name
     folder = out / resolve(name, repo=repo).folder
-    settings = Job(
+    return Job(
         "track.wav", str(folder), name, str(repo) if repo else None, backend,
         options=Options(shifts, not no_split, overlap, segment, seed, window=window, normalize=normalize),
         stems=tuple(stem.strip() for stem in stems.split(",")) if stems else None,
@@ -166,20 +184,6 @@ def separate(
         threads=threads,
         stream=stream,
     )  # fmt: skip
-    bar = Bar(sys.stderr)
-    if device != "cpu":
-        bar.line(f"Note: there is no {device} device here; everything runs on the CPU.")
-    run = _Run(settings, bar, verbose)
-    waiting = run.readable(dict.fromkeys(map(str, tracks)))
-    if waiting:
-        prepare(settings)
-        bar.line(f"Separated tracks will be stored in {folder.resolve()}")
-    for track in waiting:
-        run.separate(track)
-    if run.failed:
-        if len(tracks) > 1:
-            click.echo(f"{run.failed} of {len(tracks)} tracks failed.", err=True)
-        raise click.exceptions.Exit(1)
 
 
 class _Run:

@@ -1,0 +1,228 @@
+"""The command `demucs-np batch`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from ..errors import UsageError
+from .separate import OneOf, job_from, separate
+from .terminal import Bar, clock
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from ..batch.library import Plan
+    from ..batch.sources import Source
+    from ..batch.task import Outcome, Task
+    from ..jobs import Job
+
+# What `separate` has, but for what a library has in another way or not at all.
+OPTIONS = [option for option in separate.params if option.name not in ("tracks", "out", "device", "jobs", "list_models", "verbose")]
+OF_A_ROW = {option.name: option for option in OPTIONS if option.name not in ("repo", "threads", "backend")}
+
+
+def separation_options(command: click.Command) -> click.Command:
+    """Adds the options that say how a track is separated, before those of the command itself."""
+    command.params[1:1] = OPTIONS
+    return command
+
+
+@separation_options
+@click.command()
+@click.argument("sources", nargs=-1, required=True)
+@click.option("-o", "--out", default="separated", show_default=True, help="Folder or address (s3://...) of the results.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), cls=OneOf, excludes=["dask"],
+    help="So many processes, each with its share of the cores.  [default: one track at a time, on all cores]",
+)  # fmt: skip
+@click.option("--dask", metavar="ADDRESS", help='A Dask cluster: the scheduler\'s address, or "local" for one on this machine.')
+@click.option("--ship-weights", is_flag=True, help="With --dask: send the model to the workers; else each gets it by itself.")
+@click.option("--shard", metavar="I/N", help="Do this part of N, I from 1; the parts have nothing in common and are everything together.")
+@click.option("--force", is_flag=True, help="Do again what is done.")
+@click.option("--retry-failed", is_flag=True, help="Do again what failed before.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and how long it would take.")
+@click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
+def batch(
+    sources: tuple[str, ...], out: str, workers: int | None, dask: str | None, ship_weights: bool, shard: str | None, force: bool,
+    retry_failed: bool, dry_run: bool, verbose: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Separate all tracks of SOURCES: folders, patterns in quotes, files, manifests (.txt, .csv, .jsonl) and addresses.
+
+    The tree of the sources is mirrored below OUT/NAME. OUT/demucs-np.jsonl says of every track what became of it; run again, the same
+    command does what is not done yet. A row of a manifest may have options of its own. The exit status is 1 if a track failed.
+    """
+    from ..batch.estimate import estimate
+    from ..batch.journal import open_journal, read_journals
+    from ..batch.library import make_plan, parse_shard
+    from ..batch.sources import find
+    from ..jobs import forget_models
+    from ..threads import default_threads
+
+    if ship_weights and not dask:
+        raise click.UsageError("--ship-weights is for --dask.")
+    part = None if shard is None else parse_shard(shard)
+    if workers and options["threads"] is None:
+        options["threads"] = max(1, default_threads() // workers)
+    if dask and options["threads"] is None:
+        options["threads"] = 1
+    with contextlib.ExitStack() as stack:
+        journal = None if dry_run else stack.enter_context(contextlib.closing(open_journal(out, part)))
+        plan = make_plan(
+            find(sources, out), _jobs(out, options), out, read_journals(out), shard=part, force=force, retry_failed=retry_failed
+        )  # fmt: skip
+        if journal is None:
+            about = estimate(plan.tasks)
+            click.echo(
+                f"{about.tracks} tracks to do, {len(plan.done)} done, {len(plan.failed)} failed before: about {about.hours:.2f} h of "
+                f"audio, {clock(about.seconds)} of work on this machine, {about.disk / 1e9:.2f} GB of results"
+            )
+            return
+        report = Report(plan, verbose)
+        if plan.tasks:
+            with _executor(workers, dask, ship_weights, plan) as (executor, window):
+                if executor is not None:
+                    forget_models()  # the workers have theirs
+                report.follow(journal, executor, window)
+    report.summary()
+
+
+def _jobs(out: str, options: dict[str, Any]) -> Callable[[Source], Job]:
+    """From a track to its job, with the options of its row over those of the command."""
+    known: dict[frozenset[tuple[str, str]], Job] = {}
+
+    def job_of(source: Source) -> Job:
+        row = frozenset(source.options.items())
+        if row not in known:
+            job = job_from(**options | _row_options(source.options, source.origin), out=Path("out"))
+            known[row] = dataclasses.replace(job, folder=f"{out.rstrip('/')}/{Path(job.folder).name}")
+        return dataclasses.replace(known[row], track=source.address)
+
+    return job_of
+
+
+def _row_options(row: Mapping[str, str], origin: str) -> dict[str, Any]:
+    """As the command's options would be read. Raises UsageError with the row."""
+    if not row:
+        return {}
+    flags = {name.lstrip("-"): option for option in OF_A_ROW.values() for name in option.opts}
+    words = []
+    for key, value in row.items():
+        option = flags.get(key)
+        if not isinstance(option, click.Option):
+            raise UsageError(f"{origin}: there is no option {key!r}; those of `demucs-np separate` are, without their dashes")
+        if not option.is_flag:
+            words += [f"--{key}" if len(key) > 1 else f"-{key}", value]
+        elif value.lower() in ("true", "1", "yes"):
+            words.append(f"--{key}")
+        elif option.secondary_opts:
+            words.append(option.secondary_opts[0])
+    command = click.Command("row", params=list(OF_A_ROW.values()))
+    try:
+        context = command.make_context("row", words)
+    except click.ClickException as error:
+        raise UsageError(f"{origin}: {error.format_message()}") from None
+    return {name: value for name, value in context.params.items() if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+
+
+@contextlib.contextmanager
+def _executor(
+    workers: int | None, dask: str | None, ship_weights: bool, plan: Plan
+) -> Iterator[tuple[Executor | None, int | Callable[[], int]]]:
+    """(None for this process, how many tasks it gets at a time); ended at once if something goes wrong."""
+    from ..batch.workers import LocalWorkers
+
+    if dask:
+        try:
+            from ..batch import cluster
+        except ImportError:
+            raise UsageError('--dask needs Dask; install it with `pip install "demucs-np[cluster]"`') from None
+        with cluster.connected(dask) as client:
+            if ship_weights:
+                plan.tasks = cluster.ship(client, plan.tasks)
+            yield cluster.executor_of(client)
+        return
+    if not workers:
+        yield None, 1
+        return
+    executor = LocalWorkers(workers)
+    try:
+        yield executor, workers
+    except BaseException:
+        executor.shutdown(cancel_futures=True)
+        raise
+    executor.shutdown()
+
+
+class Report:
+    """What is said while a plan is done: a line for every track, and on a terminal a bar below them."""
+
+    def __init__(self, plan: Plan, verbose: bool) -> None:
+        self._plan, self._verbose = plan, verbose
+        self._bar = Bar(sys.stderr)
+        self._began = time.monotonic()
+        self._count = self._bytes = 0
+        self._audio = 0.0
+        self._errors = [str(record.get("error", "")) for record in plan.failed]
+
+    def follow(self, journal: Any, executor: Executor | None, window: int | Callable[[], int]) -> None:
+        """Run the plan."""
+        from ..batch.library import run
+        from ..batch.task import run_task
+        from ..jobs import HereExecutor
+
+        def here(task: Task) -> Outcome:
+            self._bar.title = task.relative
+            return run_task(task, self._bar)
+
+        try:
+            for task, outcome in run(self._plan, journal, executor or HereExecutor(), window, run_task if executor else here):
+                self._tell(task, outcome)
+        finally:
+            self._bar.clear()
+
+    def _tell(self, task: Task, outcome: Outcome) -> None:
+        result = outcome.result
+        self._count += 1
+        self._bytes += task.size
+        self._audio += outcome.audio_seconds
+        self._bar.clear()
+        for note in result.notes:
+            click.echo(f"Note: {note}", err=True)
+        if result.status == "failed":
+            self._errors.append(result.error)
+            if self._verbose and result.trace:
+                click.echo(result.trace, err=True, nl=False)
+            click.echo(f"Error: {result.error}", err=True)
+        spent = time.monotonic() - self._began
+        left = (self._plan.size - self._bytes) / max(1, self._bytes)  # of what is done, by the sizes of the files
+        what = f"{clock(outcome.audio_seconds)} in {clock(result.seconds)}" if result.status == "done" else "failed"
+        line = f"[{self._count}/{len(self._plan.tasks)}] {task.relative}: {what}"
+        if self._audio:
+            line += f"; {self._audio / 3600:.2f} h done in {clock(spent)} ({self._audio / spent:.1f}x)"
+            line += f", {self._audio * left / 3600:.2f} h left in {clock(spent * left)}"
+        click.echo(line + (f"; {len(self._errors)} failed" if self._errors else ""), err=True)
+
+    def summary(self) -> None:
+        """The end; exits with 1 if a track failed."""
+        spent = time.monotonic() - self._began
+        done = self._count - (len(self._errors) - len(self._plan.failed))
+        click.echo(
+            f"{done} tracks done, {self._audio / 3600:.2f} h of audio in {clock(spent)}; {len(self._plan.done)} were done before, "
+            f"{len(self._errors)} failed.",
+            err=True,
+        )
+        for error in self._errors:
+            click.echo(f"Failed: {error}", err=True)
+        if self._plan.failed:
+            click.echo(f"{len(self._plan.failed)} of them failed in an earlier run; --retry-failed tries them again.", err=True)
+        if self._errors:
+            raise click.exceptions.Exit(1)
