@@ -61,6 +61,21 @@ def activate(z: Array, name: str) -> Array:
     return z
 
 
+DEPTH = 192  # as `kernels.gemm.DEPTH`
+
+
+def product(x: Array, y: Array) -> Array:
+    """x [..., M, K] times y [..., K, N] -> [..., M, N].
+
+    Summed in blocks of `DEPTH`, which are added up in order, as the compiled product does: a chain over all of K, which BLAS makes of
+    small products, leaves the sum several dB less accurate.
+    """
+    z: Array = np.matmul(x[..., :DEPTH], y[..., :DEPTH, :])
+    for k in range(DEPTH, x.shape[-1], DEPTH):
+        z += np.matmul(x[..., k : k + DEPTH], y[..., k : k + DEPTH, :])
+    return z
+
+
 def pad_reflect(x: Array, left: int, right: int) -> Array:
     """See `Operations.pad`."""
     n = x.shape[1]
@@ -161,7 +176,8 @@ class NumpyOperations:
             db = (tap - layer.taps // 2) * layer.dilation
             low, high = max(0, -db), min(B, B - db)
             if low < high:
-                z[low:high] += np.matmul(windows[low + db : high + db], layer.matrix[tap])
+                taken = windows[low + db : high + db].reshape(-1, layer.width * C)
+                z[low:high] += product(taken, layer.matrix[tap]).reshape(-1, rows, layer.columns)
         if stats is not None and layer.norm is not None:
             z = (z - stats[:, :1]) * stats[:, 1:] * layer.norm[0] + layer.norm[1]
         if before is not None:
@@ -213,7 +229,7 @@ class NumpyOperations:
         return gelu((z * norm.weight + norm.bias).astype(np.float32))
 
     def projected_stats(self, x: Array, layer: Conv) -> Array:
-        z = (np.matmul(x, layer.matrix[0]) + layer.bias).astype(np.float64)
+        z = (product(x, layer.matrix[0]) + layer.bias).astype(np.float64)
         return np.stack([z.mean(axis=(0, 2)), 1 / np.sqrt(z.var(axis=(0, 2)) + EPS)], axis=1).astype(np.float32)
 
     def attention(self, q: Array, k: Array, v: Array, heads: int) -> Array:
@@ -222,10 +238,10 @@ class NumpyOperations:
         out = np.empty((N, C), np.float32)
         step = max(1, 2**22 // (heads * S))
         for n in range(0, N, step):
-            scores = np.matmul(qh[:, n : n + step], kh.transpose(0, 2, 1)) * np.float32(1 / math.sqrt(C // heads))
+            scores = product(qh[:, n : n + step], kh.transpose(0, 2, 1)) * np.float32(1 / math.sqrt(C // heads))
             weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
             weights /= weights.sum(axis=-1, keepdims=True)
-            out[n : n + step] = np.matmul(weights, vh).transpose(1, 0, 2).reshape(-1, C)
+            out[n : n + step] = product(weights, vh).transpose(1, 0, 2).reshape(-1, C)
         return out
 
     def lstm(self, gates: Array, recurrent: Any, first: Array, step: int, steps: int) -> Array:
@@ -234,7 +250,7 @@ class NumpyOperations:
         for direction, times in enumerate((range(steps), range(steps - 1, -1, -1))):
             h, c = np.zeros((R, H), np.float32), np.zeros((R, H), np.float32)
             for t in times:
-                z = gates[first + t * step, direction * 4 * H : (direction + 1) * 4 * H] + np.matmul(h, recurrent[direction])
+                z = gates[first + t * step, direction * 4 * H : (direction + 1) * 4 * H] + product(h, recurrent[direction])
                 i, f, g, o = z[:, :H], z[:, H : 2 * H], z[:, 2 * H : 3 * H], z[:, 3 * H :]
                 c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
                 h = sigmoid(o) * np.tanh(c)
@@ -255,11 +271,11 @@ class NumpyOperations:
         distance = np.abs(np.arange(T)[:, None] - np.arange(T)).astype(np.float32)
         out = np.empty((T, F, C), np.float32)
         for f in range(F):
-            scores = np.matmul(q[f], k[f].transpose(0, 2, 1)) * np.float32(1 / math.sqrt(C // heads)) - rates[f] * distance
+            scores = product(q[f], k[f].transpose(0, 2, 1)) * np.float32(1 / math.sqrt(C // heads)) - rates[f] * distance
             scores[:, np.arange(T), np.arange(T)] = -100
             weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
             weights /= weights.sum(axis=-1, keepdims=True)
-            out[:, f] = np.matmul(weights, v[f]).transpose(1, 0, 2).reshape(T, C)
+            out[:, f] = product(weights, v[f]).transpose(1, 0, 2).reshape(T, C)
         return out
 
     def join_bands(self, parts: Sequence[Array], biases: Sequence[Array], stride: int, overlap: int, crop: int, length: int) -> Array:

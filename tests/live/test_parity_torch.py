@@ -107,6 +107,22 @@ def test_full_size_numpy_backend() -> None:
     compare(build(klass, arguments, 2), mix, {**taps, "output": output})
 
 
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_fresh_weights(seed: int, backend: str) -> None:
+    """PyTorch's own initial weights, whose residual branches are almost silent: nothing but the sums of each convolution counts."""
+    from demucs.htdemucs import HTDemucs
+
+    arguments = {"sources": STEMS, "channels": 16, "t_layers": 2, "bottom_channels": 64, "t_heads": 4, "segment": 4}
+    torch.manual_seed(seed)
+    reference, mix = HTDemucs(**arguments), draw_mix(0, 2, 4 * 44100)[None]
+    tensors = {name: tensor.numpy() for name, tensor in reference.state_dict().items()}
+    model = build_ours(Checkpoint(Path("fresh"), config_from_arguments(HTDEMUCS, (), arguments), tensors), backend)
+    with dn.trace() as taps:
+        output = model(mix)
+    compare(reference, mix, {**taps, "output": output})
+
+
 @pytest.mark.parametrize("name", ["ht_published", "hd_bands", "td_published"])
 def test_committed_goldens_are_what_the_reference_gives(name: str) -> None:
     committed, fresh = load_golden(FOLDER / f"{name}.safetensors"), make(case_named(name))
