@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from packages import Archive
 from demucs_np.errors import DemucsError, UsageError, WeightsError
 from demucs_np.models.config import SecondDemucsConfig
 from demucs_np.models.recipe import Recipe
+from demucs_np.parity.recipe import draw_tensors
 from demucs_np.weights import list_models, load_model
 from demucs_np.weights.convert import convert_file
 from demucs_np.weights.formats import read_model_file
@@ -231,3 +233,47 @@ def test_second_generation_by_its_shapes(tmp_path: Path) -> None:
     assert "of the first generation (100 channels" in refused(saved(tmp_path / "v1.th", arrays=packages.draw(SECOND, full)))
     three = {**FOUR, "sources": ["a", "b", "c"]}
     assert "with other stems than the published ones" in refused(saved(tmp_path / "v2.th", arrays=packages.draw(SECOND, three)))
+
+
+@pytest.mark.parametrize("container", ["training_run", "training_run_legacy"])
+def test_a_training_run_that_pytorch_wrote(container: str, tmp_path: Path) -> None:
+    """With OmegaConf's and argparse's objects, in the zip and in the legacy format: see tests/live/test_formats_torch.py."""
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "dset: {sources: [a, b], channels: 2, samplerate: 44100, segment: 10}\nmodel: demucs\n"
+        "demucs: {channels: 4, depth: 2, dconv_mode: 0}\n"
+    )
+    source = Path(__file__).parent / "data" / f"{container}.th"
+    model = read_model_file(source, read_description(config))
+    expected = draw_tensors(1, {name: stored.array.shape for name, stored in model.stored.items()})
+    for name, array in expected.items():
+        np.testing.assert_array_equal(model.stored[name].array, array)
+    whole = source.read_bytes()
+    path = tmp_path / "cut.th"
+    for size in range(0, len(whole), 501):
+        path.write_bytes(whole[:size])
+        with pytest.raises(WeightsError):
+            read_model_file(path, read_description(config))
+
+
+def test_quantised_second_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("demucs_np.weights.formats.second.QUANTISED", FOUR)
+    monkeypatch.setattr("demucs_np.weights.formats.second.MIN_SIZE", 2**-12)
+    rng, inner, expected = np.random.default_rng(0), Archive(), {}
+    state: dict[str, Any] = {"quantized": [], "float16": [], "others": []}
+    for name, array in packages.draw(SECOND, FOUR).items():
+        if array.size <= 64:
+            state["others"].append(inner.tensor(array))
+            expected[name] = array
+            continue
+        widths = rng.integers(2, 9, array.size // 8).astype(np.uint8)
+        levels = (rng.random((array.size // 8, 8)) * (2.0 ** widths[:, None])).astype(np.int16)
+        state["quantized"].append((inner.tensor(levels), (-1.5, 2.25), inner.tensor(widths)))
+        expected[name] = (levels / (2.0 ** widths[:, None] - 1) * 3.75 - 1.5).reshape(array.shape)
+    packed = zlib.compress(inner.write(tmp_path / "inner.th", state).read_bytes())
+    path = Archive().write(tmp_path / "demucs_quantized.th", {"compressed": packed})
+    model = read_model_file(path)
+    for name, array in expected.items():
+        np.testing.assert_allclose(model.stored[name].array, array, rtol=1e-6, atol=1e-6)
+    for damaged, text in ((packed[:-9], "cut off"), (b"x" + packed, "cannot be unpacked")):
+        assert text in refused(Archive().write(path, {"compressed": damaged}))

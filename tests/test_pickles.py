@@ -128,7 +128,7 @@ def test_pickled_code_does_not_run(tmp_path: Path, protocol: int) -> None:
 @pytest.mark.parametrize(
     "name",
     ["os.system", "builtins.eval", "__builtin__.exec", "subprocess.Popen", "numpy.core.multiarray._reconstruct", "torch.load", "diffq.run",
-     "collections.defaultdict", "operator.attrgetter", "torch._utils._rebuild_tensor_v2.__globals__", "demucs.train.main"],
+     "operator.attrgetter", "torch._utils._rebuild_tensor_v2.__globals__", "demucs.train.main"],
 )  # fmt: skip
 def test_other_names_are_refused(tmp_path: Path, name: str) -> None:
     path = Archive().write(tmp_path / "m.th", {"klass": Call(Global(*name.rsplit(".", 1)), ("x",))})
@@ -251,8 +251,8 @@ def test_foreign_and_damaged_files(tmp_path: Path) -> None:
     for content, text in (
         (b"", "not a PyTorch archive"),
         (b"a text file, not a model", "not a PyTorch archive"),
-        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", "written by PyTorch before 1.6"),
-        (bytes(257) + b"ustar" + bytes(250), "written by PyTorch before 1.6"),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", "damaged or foreign pickle"),
+        (bytes(257) + b"ustar" + bytes(250), "written by PyTorch before 0.2"),
         (b"PK\x03\x04" + bytes(500), "truncated or damaged archive"),
     ):
         path.write_bytes(content)

@@ -107,17 +107,6 @@ def test_strided_and_shared_tensors(tmp_path: Path) -> None:
     assert (result["bf16"].dtype, result["long"].dtype) == ("BF16", "I64")
 
 
-def test_legacy_format_is_refused(tmp_path: Path) -> None:
-    import torch
-
-    from demucs_np.errors import WeightsError
-    from demucs_np.weights.resolve import read_model
-
-    torch.save({"a": torch.ones(3)}, tmp_path / "old.th", _use_new_zipfile_serialization=False)
-    with pytest.raises(WeightsError, match=r"before 1\.6"):
-        read_model(tmp_path / "old.th")
-
-
 if __name__ == "__main__":
     from safetensors.torch import save_file
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import ModelError, UsageError, WeightsError
-from . import package, published, state
+from . import package, published, second, state
 from .checkpoint import ModelFile
 from .contents import Contents, read_contents
 from .described import Described
@@ -16,6 +16,7 @@ from .described import Described
 FORMATS: tuple[tuple[Callable[[Contents], bool], Callable[[Contents], ModelFile]], ...] = (
     (published.recognises, published.read),
     (package.recognises, package.read),
+    (lambda contents: second.quantised(contents.value), second.read_quantised),
 )
 
 

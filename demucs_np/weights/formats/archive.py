@@ -6,7 +6,7 @@ import re
 import stat
 import zipfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -14,16 +14,16 @@ from ...errors import WeightsError
 from .machine import Machine
 from .stored import DTYPES
 
-MAX_PICKLE = 64 << 20  # bytes of the pickle itself; tensors lie beside it
+MAX_PICKLE = 256 << 20  # bytes of the pickle itself; tensors lie beside it, but for a file that is packed inside another
 
 
-def read_archive(path: Path) -> Any:
+def read_archive(source: Path | BinaryIO) -> Any:
     """The object in a PyTorch zip archive: dicts, lists, numbers, texts, `Stored` tensors and `ClassName`s.
 
     Raises WeightsError (its text without the path).
     """
     try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+        with open(source, "rb") if isinstance(source, Path) else source as file, zipfile.ZipFile(file) as archive:
             return _read_object(archive)
     except OSError as error:
         raise WeightsError(f"cannot be read: {error.strerror or error}") from None

@@ -86,6 +86,8 @@ def _unquantize(entry: Any, kwargs: Mapping[str, Any], count: int) -> np.ndarray
     group_size = int(_number(kwargs, "group_size"))
     if group_size < 1 or count % group_size:
         raise ValueError(f"{count} values do not divide into groups of {group_size}")
+    if isinstance(levels, Stored):
+        return _unpacked(levels.array, packed_widths.array, (count // group_size, group_size), low, high)
     widths = unpack(packed_widths, count // group_size).astype(int) + int(_number(kwargs, "min_bits", MIN_BITS))
     result = np.empty((count // group_size, group_size), np.float32)
     unseen = len(result)
@@ -96,6 +98,23 @@ def _unquantize(entry: Any, kwargs: Mapping[str, Any], count: int) -> np.ndarray
             unseen -= len(groups)
     if unseen:
         raise ValueError(f"{unseen} of its groups have no levels")
+    return result.reshape(-1)
+
+
+def _unpacked(levels: np.ndarray, widths: np.ndarray, shape: tuple[int, int], low: Any, high: Any) -> np.ndarray:
+    """Values of levels (groups, values) that are stored as whole numbers, as the earliest states have them, with a width per group."""
+    if (
+        levels.shape != shape
+        or widths.shape != shape[:1]
+        or levels.dtype.kind not in "iu"
+        or not (widths >= 1).all() & (widths <= 15).all()
+    ):
+        raise ValueError(f"levels {levels.shape} and widths {widths.shape}, not {shape[0]} groups of {shape[1]} values")
+    low, high = _scalar(low), _scalar(high)
+    result = levels.astype(np.float32)
+    result *= (1 / (2.0 ** widths.astype(np.float64) - 1)).astype(np.float32)[:, None]
+    result *= np.float32(high - low)
+    result += np.float32(low)
     return result.reshape(-1)
 
 

@@ -2,7 +2,8 @@
 
 A pickle is a program for a small stack machine that may import and call anything. This module interprets the few
 instructions that weights need, itself: nothing is imported, names stay text, and the only things ever called are the
-constructors in `Machine._calls` below, which build tensors, fractions and numbers. Everything else is refused by name.
+constructors in `Machine._calls` below, which build tensors, fractions and numbers. What training programs keep beside the weights,
+configurations and optimisers (`INERT`), becomes a `Thing` that holds nothing. Everything else is refused by name.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -99,6 +100,21 @@ def _encode(text: Any, encoding: Any = None) -> bytes:
 _MARK = object()
 
 
+# Classes of what lies beside the weights. They are passed over, never imported and never built.
+INERT = re.compile(
+    r"(omegaconf|antlr4|hydra|ml_collections|torch\.optim|pathlib|typing)(\.\w+)+|argparse\.Namespace|torch\.(device|Size)|enum\.\w*Enum"
+    r"|collections\.(defaultdict|deque|Counter)|(builtins|__builtin__)\.(dict|list|tuple|set|str|unicode|bytes|int|long|float|bool|object|NoneType)"
+    r"|copy_?reg\._reconstructor"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Thing:
+    """An object that was passed over."""
+
+    name: str
+
+
 class Machine:
     """The stack machine of pickle, down to the instructions that plain data need."""
 
@@ -118,8 +134,8 @@ class Machine:
             "_codecs.encode": _encode,
         }
 
-    def run(self, program: bytes) -> Any:
-        """The object that the program builds. Raises WeightsError for what is refused or malformed."""
+    def run(self, program: bytes | BinaryIO) -> Any:
+        """The object that the program builds; a file is left where it ends. Raises WeightsError for what is refused or malformed."""
         try:
             for opcode, argument, _ in pickletools.genops(program):
                 if opcode.name == "STOP":
@@ -157,17 +173,17 @@ class Machine:
             stack[-count:] = [tuple(self._top(count))]
         elif name == "APPEND":
             item = stack.pop()
-            self._target(list).append(item)
+            self._add(list, lambda target: target.append(item))
         elif name == "APPENDS":
             items = self._pop_mark()
-            self._target(list).extend(items)
+            self._add(list, lambda target: target.extend(items))
         elif name == "SETITEM":
             key, value = self._top(2)
             del stack[-2:]
-            self._target(dict)[key] = value
+            self._add(dict, lambda target: target.update({key: value}))
         elif name == "SETITEMS":
             items = self._pop_mark()
-            self._target(dict).update(zip(items[::2], items[1::2], strict=True))
+            self._add(dict, lambda target: target.update(zip(items[::2], items[1::2], strict=True)))
         elif name == "GLOBAL":
             stack.append(self._global(*argument.split(" ", 1)))
         elif name == "STACK_GLOBAL":
@@ -178,6 +194,9 @@ class Machine:
         elif name == "REDUCE":
             function, arguments = self._top(2)
             stack[-2:] = [self._call(function, arguments)]
+        elif name == "NEWOBJ" and isinstance(stack[-2], ClassName) and INERT.fullmatch(stack[-2].name):
+            function, _ = self._top(2)
+            stack[-2:] = [Thing(function.name)]
         elif name == "BUILD":
             state = stack.pop()
             self._build(stack[-1], state)
@@ -200,20 +219,26 @@ class Machine:
         del self._stack[place:]
         return items
 
-    def _target(self, kind: type) -> Any:
-        if type(self._stack[-1]) is not kind:
+    def _add(self, kind: type, change: Callable[[Any], object]) -> None:
+        """Add to the list or dict on top; what is passed over takes nothing."""
+        target = self._stack[-1]
+        if isinstance(target, Thing):
+            return
+        if type(target) is not kind:
             raise TypeError(f"no {kind.__name__} to add to")
-        return self._stack[-1]
+        change(target)
 
     def _global(self, module: Any, member: Any) -> ClassName:
         name = f"{module}.{member}"
-        if name in self._calls or name in STORAGES or name in CLASSES or QUANTIZERS.fullmatch(name):
+        if name in self._calls or name in STORAGES or name in CLASSES or QUANTIZERS.fullmatch(name) or INERT.fullmatch(name):
             return ClassName(name)
         raise WeightsError(f"refused: it names {name!r}, which a package of weights does not need; nothing in the file was run")
 
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, ClassName) or not isinstance(arguments, tuple):
             raise TypeError("call of no function")
+        if INERT.fullmatch(function.name):
+            return Thing(function.name)
         if function.name not in self._calls:
             raise WeightsError(f"refused: it calls {function.name!r}; nothing in the file was run")
         return self._calls[function.name](*arguments)
@@ -224,11 +249,15 @@ class Machine:
             if state[1] not in ("<", ">", "|", "="):
                 raise ValueError(f"byte order {state[1]!r}")
             target.byteorder = state[1]
-        elif type(target) is not dict:
+        elif type(target) is not dict and not isinstance(target, Thing):
             raise TypeError("state of an object that has none")
 
-    def _persistent(self, identity: Any) -> _Storage:
-        kind, storage, key, _, count = identity
+    def _persistent(self, identity: Any) -> _Storage | ClassName:
+        if len(identity) == 4 and identity[0] == "module" and isinstance(identity[1], ClassName):
+            return identity[1]  # the legacy format keeps a class with its source text, which is not looked at
+        kind, storage, key, _, count, *view = identity  # the legacy format adds where a storage is a view of another: never, since 0.4
+        if view not in ([], [None]):
+            raise ValueError("a storage inside another")
         if kind != "storage" or not isinstance(storage, ClassName) or storage.name not in STORAGES:
             raise ValueError(f"storage {storage!r}")
         if not isinstance(key, str) or not re.fullmatch(r"\w{1,40}", key):

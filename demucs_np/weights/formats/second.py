@@ -10,17 +10,34 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import WeightsError
+from ...models.config import config_from_arguments
+from .checkpoint import ModelFile, exact_tensors
+from .contents import Contents
 from .described import Described
 from .stored import Stored
 
 KLASS = "demucs.model.Demucs"
 STEMS = ("drums", "bass", "other", "vocals")
+MIN_SIZE, GROUP_SIZE = 1, 8  # MiB, and values that share a width: of demucs_quantized
+QUANTISED: dict[str, Any] = {"sources": list(STEMS)}
 NAMES = re.compile(r"(encoder|decoder)\.\d+\.[02]\.(weight|bias)|lstm\.(lstm|linear)\.\w+")
 
 
 def recognises(state: Mapping[str, Any]) -> bool:
     """Whether a state's names are those of a second-generation Demucs."""
     return {"encoder.0.0.weight", "decoder.0.0.weight", "decoder.0.2.weight"} <= state.keys() and all(map(NAMES.fullmatch, state))
+
+
+def quantised(state: Any) -> bool:
+    """Whether it is a quantised state of before such states described themselves: the one that was published is the only one known."""
+    return isinstance(state, Mapping) and {"quantized", "others"} <= state.keys() and "meta" not in state
+
+
+def read_quantised(contents: Contents) -> ModelFile:
+    """The published `demucs_quantized`: the standard shape, quantised with these arguments."""
+    config = config_from_arguments(KLASS, (), QUANTISED)
+    state = {**contents.value, "__quantized": True, "meta": {"init_kwargs": {"min_size": MIN_SIZE, "group_size": GROUP_SIZE}}}
+    return ModelFile(contents.path, config, (), QUANTISED, exact_tensors(config, state))
 
 
 def describe(state: Mapping[str, Any]) -> Described:
