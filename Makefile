@@ -6,8 +6,9 @@ LIVE := .venv-live
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 MODEL ?= demo
 OUT ?= separated
+CASES ?= 500
 
-.PHONY: help demo run test test-plain test-arm64 live lint type bench docs parity site dist clean
+.PHONY: help demo run test test-plain test-arm64 fuzz live lint type bench docs parity site dist clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -45,6 +46,9 @@ test-arm64: .arm64/ready  ## the kernels and the goldens on 64-bit ARM, emulated
 
 .arm64/ready: .ci/arm64
 	.ci/arm64 setup
+
+fuzz: $(VENV)/ready  ## damaged and hostile files for each reader, in a minute (CASES=N for more)
+	$(BIN)/python tests/fuzz.py --cases $(CASES)
 
 live: $(LIVE)/ready  ## against PyTorch, with full-size models
 	$(LIVE)/bin/python -m pytest -q -m torch tests/live

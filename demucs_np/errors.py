@@ -33,6 +33,19 @@ class CacheWarning(UserWarning):
     """Compiled kernels could not be kept, or what was kept could not be used."""
 
 
+MAX_TEXT = 60  # characters of a value in a message
+MAX_INTEGER = 1 << 128
+
+
+def shown(value: object) -> str:
+    """A value in a message: short, and of a container only what it is. Files hold values whose `repr` never ends."""
+    if isinstance(value, (str, bytes)):
+        return repr(value) if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]!r} …"
+    if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < MAX_INTEGER):
+        return repr(value)
+    return f"a {type(value).__name__}"
+
+
 def reason_of(error: BaseException) -> str:
     """What went wrong, as a part of a sentence."""
     if isinstance(error, OSError) and error.strerror:

@@ -95,7 +95,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (HT, {"depth": 10**9}, "depth=1000000000 is not between 1 and 32"),
     (HT, {"channels": 10**9}, "channels=1000000000"),
     (HT, {"dconv_comp": 100}, "leaves none of 48 channels"),
-    (HT, {"segment": 0}, "segment=0 is not positive"),
+    (HT, {"segment": 0}, "segment=0 s is not between 0 and 3600"),
     (HT, {"samplerate": 0}, "samplerate=0"),
     (H, {"dconv_comp": 5}, "layer 4: 153 hidden channels do not divide into 4 attention heads"),
     (H, {"cac": False, "wiener_iters": 1, "end_iters": 1, "audio_channels": 3}, "one or two audio channels"),

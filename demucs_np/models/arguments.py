@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, ClassVar, TypeVar
 
-from ..errors import ModelError
+from ..errors import ModelError, shown
 
 C = TypeVar("C", bound="Arguments")
 
@@ -102,13 +102,13 @@ class Arguments:
         given: dict[str, object] = dict(zip(order, args, strict=False))
         for name, value in kwargs.items():
             if name not in order:
-                raise ModelError(f"{cls.klass} has no argument {name!r}")
+                raise ModelError(f"{cls.klass} has no argument {shown(name)}")
             if name in given:
                 raise ModelError(f"{cls.klass}: argument {name!r} is given twice")
             given[name] = value
         for name, reason in cls._unsupported.items():
             if given.get(name):
-                raise ModelError(f"{cls.klass}: {name}={given[name]!r} is not supported: {reason}")
+                raise ModelError(f"{cls.klass}: {name}={shown(given[name])} is not supported: {reason}")
         fields = {field.name: str(field.type) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         converted = {}
         for name, annotation in fields.items():
@@ -116,19 +116,22 @@ class Arguments:
                 try:
                     converted[name] = _CONVERT[annotation](given[name])
                 except TypeError as error:
-                    raise ModelError(f"{cls.klass}: argument {name!r} must be {error}, not {given[name]!r}") from None
+                    raise ModelError(f"{cls.klass}: argument {name!r} must be {error}, not {shown(given[name])}") from None
         if "sources" not in converted:
             raise ModelError(f"{cls.klass}: argument 'sources' is missing")
         if "end_iters" in given or "wiener_iters" in given:
             cls._check_end_iters(given)
-        return cls(**converted)
+        try:
+            return cls(**converted)
+        except (ArithmeticError, ValueError) as error:  # of numbers that are finite alone, and not together
+            raise ModelError(f"{cls.klass}: its arguments are out of range ({error})") from None
 
     @classmethod
     def _check_end_iters(cls, given: Mapping[str, object]) -> None:
         """`end_iters` is for training, but the hybrid models insist that it equals `wiener_iters`."""
         testing, training = given.get("wiener_iters", 0), given.get("end_iters", 0)
         if given.get("hybrid", True) and testing != training:
-            raise ModelError(f"{cls.klass}: wiener_iters={testing!r} must equal end_iters={training!r}")
+            raise ModelError(f"{cls.klass}: wiener_iters={shown(testing)} must equal end_iters={shown(training)}")
 
     def constructor_arguments(self) -> dict[str, Any]:
         """Keyword arguments for the reference's constructor."""

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, ClassVar
 
-from ..errors import ModelError
+from ..errors import ModelError, shown
 from .arguments import Arguments
 
 MAX_DEPTH = 32  # far above any real model; keeps a hostile checkpoint from asking for endless layers
 MAX_WIDTH = 1 << 20
+MAX_SECONDS = 3600  # of a segment
+MAX_FFT = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -145,16 +147,16 @@ class _Hybrid(Arguments):
         self._require_range(0, 3, "dconv_mode")
         self._require_range(-MAX_DEPTH, MAX_DEPTH, "dconv_depth")
         self._require(self.wiener_iters <= 1000, f"wiener_iters={self.wiener_iters!r} is more than 1000")
-        self._require(self.nfft >= 8 and self.nfft % 4 == 0, f"nfft={self.nfft} is not a multiple of 4")
+        self._require(8 <= self.nfft <= MAX_FFT and self.nfft % 4 == 0, f"nfft={self.nfft} is not a multiple of 4 up to {MAX_FFT}")
         self._require(0 <= (self.channels_time or 0) <= MAX_WIDTH, f"channels_time={self.channels_time!r} is out of range")
         self._require(self.growth > 0, f"growth={self.growth!r} is not positive")
         self._require(self.dconv_comp > 0, f"dconv_comp={self.dconv_comp!r} is not positive")
-        self._require(self.segment > 0, f"segment={self.segment!r} is not positive")
+        self._require(0 < self.segment <= MAX_SECONDS, f"segment={float(self.segment):g} s is not between 0 and {MAX_SECONDS}")
         self._require(len(self.sources) * self.audio_channels <= MAX_WIDTH, "too many sources")
         ratios = self.multi_freqs or ()
         self._require(
             len(ratios) <= 64 and all(0 < a < b for a, b in zip(ratios, (*ratios[1:], 1), strict=False)),
-            f"multi_freqs={ratios!r} are not growing ratios between 0 and 1",
+            f"multi_freqs={ratios[:4]!r} are not growing ratios between 0 and 1",
         )
         self._require(self.cac or self.wiener_iters < 1 or self.audio_channels <= 2, "Wiener filtering needs one or two audio channels")
         for layer in self.layers():
@@ -253,7 +255,7 @@ class HTDemucsConfig(_Hybrid):
             self._check_transformer(self.transformer_channels)
 
     def _check_transformer(self, width: int) -> None:
-        self._require(self.t_emb in ("sin", "cape", "scaled"), f"t_emb={self.t_emb!r} is not sin, cape or scaled")
+        self._require(self.t_emb in ("sin", "cape", "scaled"), f"t_emb={shown(self.t_emb)} is not sin, cape or scaled")
         self._require_range(1, MAX_WIDTH, "t_heads")
         self._require(width % self.t_heads == 0, f"{width} channels do not divide into t_heads={self.t_heads}")
         self._require(width % 4 == 0, f"the transformer's {width} channels are not a multiple of 4")
@@ -379,7 +381,7 @@ class DemucsConfig(Arguments):
         self._require_range(-MAX_DEPTH, MAX_DEPTH, "dconv_depth")
         self._require(self.growth > 0, f"growth={self.growth!r} is not positive")
         self._require(self.dconv_comp > 0, f"dconv_comp={self.dconv_comp!r} is not positive")
-        self._require(self.segment > 0, f"segment={self.segment!r} is not positive")
+        self._require(0 < self.segment <= MAX_SECONDS, f"segment={float(self.segment):g} s is not between 0 and {MAX_SECONDS}")
         for layer in self.layers():
             what = f"layer {layer.index}"
             self._require(1 <= layer.channels_out <= MAX_WIDTH, f"{what}: {layer.channels_out} channels are out of range")
@@ -447,5 +449,5 @@ def config_from_arguments(klass: str, args: Sequence[object], kwargs: Mapping[st
     """The configuration of a checkpoint's class, by its dotted name. Raises ModelError for a class that is not Demucs's."""
     if klass not in CLASSES:
         known = ", ".join(sorted({config.klass for config in CLASSES.values()}))
-        raise ModelError(f"unknown model class {klass!r}; this package runs {known}")
+        raise ModelError(f"unknown model class {shown(klass)}; this package runs {known}")
     return CLASSES[klass].from_arguments(args, kwargs)

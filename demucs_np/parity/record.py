@@ -123,6 +123,11 @@ def load_golden(path: str | os.PathLike[str]) -> Golden:
         raise ModelError(f"{os.fspath(path)}: a safetensors file, but not a golden file; `demucs-np golden` makes those")
     try:
         fields = json.loads(metadata[KEY], object_hook=_decode)
+        if not isinstance(fields, dict) or not isinstance(fields.get("version"), int):
+            raise TypeError("no version")
+        for key in ("source", "weights", "arguments"):
+            if not isinstance(fields.get(key), dict):
+                raise TypeError(f"its {key} are no table")
         if fields["version"] > VERSION:
             raise ModelError(f"{os.fspath(path)}: golden format {fields['version']}, this program knows up to {VERSION}; update demucs_np")
         layers = {}
@@ -131,8 +136,9 @@ def load_golden(path: str | os.PathLike[str]) -> Golden:
             entry |= {"shape": tuple(entry["shape"]), "sketch": arrays[f"sketch/{name}"], "values": arrays[f"values/{name}"]}
             layers[name] = Layer(**entry)
         return Golden(**fields, layers=layers, audio=arrays.get("input"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{os.fspath(path)}: a damaged golden file ({error!r}); make it again with `demucs-np golden`") from error
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError, RecursionError) as error:
+        what = f"{type(error).__name__}: {str(error)[:100]}"
+        raise ModelError(f"{os.fspath(path)}: a damaged golden file ({what}); make it again with `demucs-np golden`") from error
 
 
 def positions(name: str, size: int, count: int) -> NDArray[np.int64]:

@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .. import __version__
-from ..errors import ModelError, WeightsError
+from ..errors import ModelError, WeightsError, shown
 from . import catalog
 from .files import check_named_checksum, sha256
+from .patience import FetchError, printable, within
 
 TIMEOUT = 5.0  # seconds for the hub's first answer, unless HF_HUB_ETAG_TIMEOUT says otherwise
 
@@ -86,26 +87,26 @@ def find(signature: str) -> Path | None:
     return legacy if legacy.is_file() else None
 
 
-def fetch(signature: str, report: Report = to_stderr) -> Path:
-    """The file of a published signature, downloaded if it is not in the cache.
+def fetch(signature: str, report: Report = to_stderr, asked: str | None = None) -> Path:
+    """The file of a published signature, downloaded if it is not in the cache; `asked` is the name that stood for it.
 
-    Raises ModelError, saying how to get the file, if it cannot be had.
+    Raises ModelError, saying in three lines how to get the file, if it cannot be had.
     """
     if path := find(signature):
         return path
     repositories = catalog.homes(signature)
     if offline():
-        raise ModelError(_remedy(signature, "HF_HUB_OFFLINE forbids the network"))
+        raise ModelError(_remedy(signature, asked, "HF_HUB_OFFLINE forbids the network"))
     try:
         return from_hub(repositories[0], f"{signature}.safetensors", report)
     except ModelError as error:
-        report(f"{error}; trying the former address")
-        reasons = [str(error)]
+        reasons = [error.reason if isinstance(error, FetchError) else str(error)]
+        report(f"Not from the hub ({reasons[0]}); trying the former address")
     try:
         return from_legacy(signature, report)
     except ModelError as error:
-        reasons.append(str(error))
-    raise ModelError(_remedy(signature, "; ".join(reasons)))
+        reasons.append(error.reason if isinstance(error, FetchError) else str(error))
+    raise ModelError(_remedy(signature, asked, "; ".join(dict.fromkeys(reasons))))
 
 
 def fetch_from(repository: str, filename: str, report: Report = to_stderr) -> Path:
@@ -117,12 +118,13 @@ def fetch_from(repository: str, filename: str, report: Report = to_stderr) -> Pa
     return from_hub(repository, filename, report)
 
 
-def _remedy(signature: str, reason: str) -> str:
-    repository = catalog.homes(signature)[0]
+def _remedy(signature: str, asked: str | None, reason: str) -> str:
+    name = asked or signature
     return (
-        f"the weights {signature} are not on this machine and cannot be fetched ({reason}). With a network, run `demucs-np models download "
-        f"{signature}`; or carry {endpoint()}/{repository}/resolve/main/{signature}.safetensors into a folder here and add `--repo FOLDER`"
-        "; `-n demo` needs no download, but knows synthesised music only"
+        f"{name} is not on this machine and cannot be fetched ({reason})\n"
+        f"  with a network: demucs-np models download {name}\n"
+        f"  without: carry {signature}.safetensors of {endpoint()}/{catalog.homes(signature)[0]} into a folder and add --repo FOLDER, "
+        "or try -n demo, which knows synthesised music only"
     )
 
 
@@ -134,16 +136,24 @@ def from_hub(repository: str, filename: str, report: Report = to_stderr) -> Path
     address = f"{endpoint()}/{repository}/resolve/main/{filename}"
     report(f"Downloading {filename} from {endpoint()}/{repository}")
     try:
-        path, etag = _download(repository, filename)
+        path, etag = within(lambda: _download(repository, filename), lambda: _arrived(repository))
     except Exception as error:  # the client's own errors, and those of the HTTP library beneath it: another one in each major release
-        raise ModelError(f"{address} cannot be fetched ({_short(error)})") from error
+        raise FetchError(address, _short(error)) from error
     good = _matches(path, etag)
     if good:
         return path
     _discard(path)
     if good is None:
-        raise ModelError(f"{address} does not answer as the hub does (its ETag {etag!r} is no hash)")
+        raise ModelError(f"{address} does not answer as the hub does (its ETag {shown(etag)} is no hash)")
     raise WeightsError(f"{address} came corrupt (its hash is not {etag}) and was deleted; try again")
+
+
+def _arrived(repository: str) -> int:
+    """Bytes of its files in the cache, whole or in part."""
+    total = 0
+    with contextlib.suppress(OSError):  # one may vanish between
+        total = sum(file.stat().st_size for file in (hub_cache() / _folder(repository) / "blobs").glob("*"))
+    return total
 
 
 def _download(repository: str, filename: str) -> tuple[Path, str]:
@@ -164,6 +174,8 @@ def _download(repository: str, filename: str) -> tuple[Path, str]:
         # A refusal is left to it: it knows which to take for an answer, and after which to wait and repeat.
         with contextlib.suppress(HfHubHTTPError):
             etag = ask()
+        if etag and not re.fullmatch(r"[0-9A-Za-z_-]{1,128}", etag):  # the client makes files of that name
+            raise ModelError(f"it does not answer as the hub does (its ETag {shown(etag)} is no hash)")
         path = hf_hub_download(repository, filename, cache_dir=hub_cache(), endpoint=hub, etag_timeout=timeout, user_agent=agent)
         return Path(path), etag or ask()
 
@@ -199,8 +211,7 @@ def _short(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, HfHubHTTPError):
         return f"HTTP Error {error.response.status_code}"
-    text = re.sub(r"^\[Errno -?\d+\] ", "", " ".join(str(error).split())) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."
+    return printable(re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__)
 
 
 def intact(path: Path) -> bool | None:

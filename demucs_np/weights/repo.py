@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError, UsageError, WeightsError
+from ..errors import ModelError, UsageError, WeightsError, shown
 from . import catalog
 from .files import signature
 from .formats.described import is_configuration
@@ -75,13 +77,15 @@ def read_bag(path: Path) -> BagFile:
     """
     content = read_yaml(path)
     if unknown := content.keys() - {"models", "weights", "segment"}:
-        raise WeightsError(f"{path}: unknown entry {sorted(map(str, unknown))[0]!r}; a bag has models, weights and segment")
+        raise WeightsError(f"{path}: unknown entry {shown(sorted(map(str, unknown))[0])}; a bag has models, weights and segment")
     models, weights, segment = content.get("models"), content.get("weights"), content.get("segment")
     if not isinstance(models, list) or not models:
         raise WeightsError(f"{path}: 'models' must be a list of signatures")
     for model in models:
         if not isinstance(model, str):
-            raise WeightsError(f"{path}: put the signature {model} in quotes, it reads as a number")
+            raise WeightsError(f"{path}: put the signature {shown(model)} in quotes, it reads as a number")
+        if not re.fullmatch(r"[\w.+-]+", model) or model.strip(".") == "":
+            raise WeightsError(f"{path}: {shown(model)} is no signature: it must be the name of a file in this folder")
     if weights is not None and not _is_table(weights):
         raise WeightsError(f"{path}: 'weights' must be a list of lists of numbers, one list per model")
     if segment is not None and not _is_number(segment):
@@ -90,7 +94,7 @@ def read_bag(path: Path) -> BagFile:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_table(value: Any) -> bool:

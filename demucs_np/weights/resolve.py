@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ModelError, UsageError
+from ..errors import ModelError, UsageError, shown
 from ..models.config import Config, DemucsConfig, HTDemucsConfig, config_from_arguments
 from . import catalog, hub, own
 from .files import check_named_checksum
@@ -120,16 +120,18 @@ def resolve(
     Raises ModelError for an unknown name, WeightsError for a bag that cannot be read.
     """
     name = os.fspath(name_or_path)
+    if "\0" in name:
+        raise ModelError(f"{shown(name)} is no name of a model: it holds a zero byte")
     if repo is not None:
         return _in_folder(LocalRepo(repo), name)
     if name == catalog.DEMO.name:
         return Named(name, name, (_here(name, catalog.DEMO_FILE),), sources=catalog.DEMO.stems)
     if name in catalog.BAGS:
         bag = catalog.BAGS[name]
-        return Named(name, name, tuple(map(_published, bag.signatures)), bag.weights, bag.segment, bag.stems)
+        return Named(name, name, tuple(_published(signature, name) for signature in bag.signatures), bag.weights, bag.segment, bag.stems)
     if name in catalog.LEGACY:
         stems = next(bag.stems for bag in catalog.BAGS.values() if name in bag.signatures)
-        return Named(name, name, (_published(name),), sources=stems)
+        return Named(name, name, (_published(name, name),), sources=stems)
     if own.has(name):
         return _in_folder(LocalRepo(own.folder()), name, beyond=True)
     path = Path(name)
@@ -146,8 +148,8 @@ def _here(name: str, path: Path) -> Member:
     return Member(name, lambda: path, lambda report: path)
 
 
-def _published(signature: str) -> Member:
-    return Member(signature, lambda: hub.find(signature), lambda report: hub.fetch(signature, report))
+def _published(signature: str, asked: str) -> Member:
+    return Member(signature, lambda: hub.find(signature), lambda report: hub.fetch(signature, report, asked))
 
 
 def _in_folder(repo: LocalRepo, name: str, beyond: bool = False) -> Named:
@@ -168,7 +170,7 @@ def _of_bag_file(repo: LocalRepo, signature: str) -> Member:
     if signature not in repo.files and mine and signature in mine.files:
         return _of_repo(mine, signature)
     if signature not in repo.files and signature in catalog.LEGACY:
-        return _published(signature)
+        return _published(signature, signature)
     return _of_repo(repo, signature)
 
 

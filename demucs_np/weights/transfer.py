@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import re
 import time
 import urllib.error
 import urllib.request
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .. import __version__
-from ..errors import ModelError, WeightsError
+from ..errors import WeightsError, shown
 from .files import CHUNK, written_whole
+from .patience import FetchError, printable, within
 
 TIMEOUT = 10.0  # seconds without a byte
 ATTEMPTS = 5
+MAX_SIZE = 4 << 30  # bytes of a file
 PAUSE = 1.0  # seconds before the second attempt, then twice as long each time
 FAULTS = (OSError, EOFError, http.client.HTTPException)  # what a network may do; HTTP errors and timeouts are OSErrors
 
@@ -28,9 +31,9 @@ def download(url: str, target: Path, checksum: str) -> None:
     """
     with written_whole(target) as file:
         try:
-            actual = _receive(url, file, target.name)
+            actual = within(lambda: _receive(url, file, target.name), file.tell)
         except FAULTS as error:
-            raise ModelError(f"{url} cannot be fetched ({_short(error)})") from error
+            raise FetchError(url, _short(error)) from error
         if not actual.startswith(checksum):
             raise WeightsError(f"{url} came corrupt (its SHA-256 starts with {actual[:8]}, not {checksum}) and was deleted; try again")
 
@@ -51,9 +54,13 @@ def _receive(url: str, file: BinaryIO, name: str) -> str:
                         file.truncate()
                         digest, have = hashlib.sha256(), 0
                     length = response.headers.get("Content-Length")
+                    if length is not None and not re.fullmatch(r"[0-9]{1,18}", length):
+                        raise http.client.HTTPException(f"its Content-Length is {shown(length)}")
                     bar.total, bar.n = (have + int(length) if length else None), have
                     while chunk := response.read(CHUNK):
                         file.write(chunk)
+                        if file.tell() > MAX_SIZE:
+                            raise http.client.HTTPException(f"it is larger than {MAX_SIZE / 1e9:g} GB, which no model is")
                         digest.update(chunk)
                         bar.update(len(chunk))
                 if bar.total and file.tell() < bar.total:
@@ -78,4 +85,5 @@ def _short(error: BaseException) -> str:
     """What went wrong, without Python's wrapping."""
     if isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError) and isinstance(error.reason, OSError):
         error = error.reason
-    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    return printable(text)

@@ -28,8 +28,10 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         content = yaml.load(data.decode(), _loader())  # a SafeLoader
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: not valid YAML ({' '.join(str(error).split())[:200]})") from None
+    except WeightsError:
+        raise
+    except Exception as error:  # dates that are none, tags that do not fit, brackets without an end: all kinds
+        raise WeightsError(f"{path}: not valid YAML ({' '.join(str(error).split())[:200] or type(error).__name__})") from None
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: not a mapping of names to values")
     return content

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from ...errors import WeightsError
+from ...errors import WeightsError, shown
 from .machine import Machine
 from .stored import DTYPES
 
@@ -30,7 +30,7 @@ def read_archive(source: Path | BinaryIO) -> Any:
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
         if isinstance(error, RecursionError):
             raise
-        raise WeightsError(f"truncated or damaged archive ({error}); fetch the file again") from None
+        raise WeightsError(f"truncated or damaged archive ({str(error)[:120]}); fetch the file again") from None
 
 
 def _read_object(archive: zipfile.ZipFile) -> Any:
@@ -59,12 +59,12 @@ def _checked(member: zipfile.ZipInfo) -> str:
     name = member.orig_filename
     parts = re.split(r"[/\\]", name)
     if name.startswith(("/", "\\")) or ".." in parts or "\\" in name or "\0" in name or re.match(r"[A-Za-z]:", name):
-        raise WeightsError(f"unsafe archive: it has a member named {name!r}")
+        raise WeightsError(f"unsafe archive: it has a member named {shown(name)}")
     mode = member.external_attr >> 16
     if mode and not (stat.S_ISREG(mode) or stat.S_IFMT(mode) == 0):
-        raise WeightsError(f"unsafe archive: {name!r} is not a plain file")
+        raise WeightsError(f"unsafe archive: {shown(name)} is not a plain file")
     if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
-        raise WeightsError(f"not a PyTorch archive: {name!r} is compressed or encrypted")
+        raise WeightsError(f"not a PyTorch archive: {shown(name)} is compressed or encrypted")
     return name
 
 
@@ -82,8 +82,8 @@ class _Storages:
             try:
                 self._read[key] = self._archive.read(name)
             except KeyError:
-                raise WeightsError(f"truncated or damaged archive: no member {name!r}") from None
+                raise WeightsError(f"truncated or damaged archive: no member {shown(name)}") from None
         numbers = DTYPES[dtype].newbyteorder(self._byteorder)
         if count * numbers.itemsize > len(self._read[key]):
-            raise WeightsError(f"truncated or damaged archive: {name!r} has {len(self._read[key])} bytes, {count} numbers need more")
+            raise WeightsError(f"truncated or damaged archive: {shown(name)} has {len(self._read[key])} bytes, {count} numbers need more")
         return np.frombuffer(self._read[key], numbers, count)

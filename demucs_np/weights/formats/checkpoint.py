@@ -94,4 +94,4 @@ def _renamed(config: DemucsConfig, state: Mapping[str, Any], shapes: Mapping[str
 def _listed(names: list[str], noun: str, most: int = 3) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     plural = "s" if len(names) > 1 else ""
-    return f"{noun}{plural} {', '.join(names[:most])}{more} {'are' if plural else 'is'}"
+    return f"{noun}{plural} {', '.join(name[:60] for name in names[:most])}{more} {'are' if plural else 'is'}"

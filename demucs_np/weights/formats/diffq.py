@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import WeightsError
+from ...errors import WeightsError, shown
 from .stored import FLOATS, Stored, as_float32
 
 MIN_BITS = 2  # DiffQ's default
 UNIFORM_BITS = 8  # the uniform quantizer's default
 MAX_BITS = 15
+MOST, SMALL = 64, 1 << 20  # parameters a byte, and in all where there are hardly any bytes
 BLOCK = 32  # lines of 2048 numbers
 
 
@@ -38,6 +39,7 @@ def restore(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> 
     if not isinstance(kwargs, Mapping):
         raise WeightsError("its quantised state has no meta.init_kwargs")
     limit = _number(kwargs, "min_size") * 2**20 / 4
+    _check_size(state, shapes)
     small = [name for name, shape in shapes.items() if math.prod(shape) <= limit]
     large = [name for name, shape in shapes.items() if math.prod(shape) > limit]
     plain = [*_list(state, "others"), *_list(state, "float16")]
@@ -54,6 +56,21 @@ def restore(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> 
         except (TypeError, ValueError, IndexError, AttributeError) as error:
             raise WeightsError(f"tensor {name} is badly quantised: {error}") from None
     return tensors
+
+
+def _check_size(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise WeightsError for a model far larger than what is packed: levels of no bits take no room in a file, and all in memory."""
+    waiting: list[Any] = [state.get(key) for key in ("others", "float16", "quantized")]
+    packed = 0
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, (list, tuple)):
+            waiting += item
+        elif isinstance(item, Stored):
+            packed += item.array.nbytes
+    wanted = sum(math.prod(shape) for shape in shapes.values())
+    if wanted > MOST * packed + SMALL:
+        raise WeightsError(f"its quantised state has {packed} bytes, far too few for the model's {wanted} parameters")
 
 
 def _plain(name: str, stored: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -73,7 +90,7 @@ def _list(state: Mapping[str, Any], key: str) -> Sequence[Any]:
 def _number(kwargs: Mapping[str, Any], key: str, default: float | None = None) -> float:
     value = kwargs.get(key, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise WeightsError(f"its quantised state's {key!r} is {value!r}, not a number")
+        raise WeightsError(f"its quantised state's {key!r} is {shown(value)}, not a number")
     return value
 
 

@@ -8,6 +8,7 @@ configurations and optimisers (`INERT`), becomes a `Thing` that holds nothing. E
 
 from __future__ import annotations
 
+import math
 import pickletools
 import re
 from collections.abc import Callable, Mapping
@@ -17,8 +18,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ...errors import WeightsError
+from ...errors import MAX_INTEGER, WeightsError, shown
 from ...models.config import CLASSES
+from .bounds import MAX_AXES, bounded
 from .stored import ClassName, Stored
 
 STORAGES = {
@@ -63,7 +65,14 @@ def _ordered_dict(*args: Any) -> dict[Any, Any]:
     if not args:
         return {}
     (items,) = args
-    return {key: value for key, value in items}
+    return {_key(key): value for key, value in items}
+
+
+def _key(value: Any) -> Any:
+    """A key of a dict: nothing whose hash is that of what it holds."""
+    if value is not None and not isinstance(value, (str, int, float, bytes)):
+        raise TypeError(f"{shown(value)} as a key")
+    return value
 
 
 def _fraction(*args: Any) -> Fraction:
@@ -77,7 +86,7 @@ def _fraction(*args: Any) -> Fraction:
 
 def _numpy_type(code: Any, *_: Any) -> _NumpyType:
     if not isinstance(code, str) or not re.fullmatch(r"[fiu][1248]|b1", code) or code == "f1":
-        raise ValueError(f"numpy type {code!r}")
+        raise ValueError(f"numpy type {shown(code)}")
     return _NumpyType(code)
 
 
@@ -139,7 +148,9 @@ class Machine:
         try:
             for opcode, argument, _ in pickletools.genops(program):
                 if opcode.name == "STOP":
-                    return self._stack.pop()
+                    return bounded(self._stack.pop())
+                if type(argument) is int and abs(argument) >= MAX_INTEGER:
+                    raise ValueError("a number of many digits")
                 if opcode.name in _PUSHED:
                     self._stack.append(argument)
                 elif opcode.name in _CONSTANTS:
@@ -149,7 +160,7 @@ class Machine:
         except WeightsError:
             raise
         except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, ZeroDivisionError) as error:
-            raise WeightsError(f"damaged or foreign pickle ({error})") from None
+            raise WeightsError(f"damaged or foreign pickle ({str(error)[:120]})") from None
         raise WeightsError("damaged or foreign pickle (it has no end)")
 
     def _step(self, name: str, argument: Any) -> None:
@@ -180,10 +191,10 @@ class Machine:
         elif name == "SETITEM":
             key, value = self._top(2)
             del stack[-2:]
-            self._add(dict, lambda target: target.update({key: value}))
+            self._add(dict, lambda target: target.update({_key(key): value}))
         elif name == "SETITEMS":
             items = self._pop_mark()
-            self._add(dict, lambda target: target.update(zip(items[::2], items[1::2], strict=True)))
+            self._add(dict, lambda target: target.update(zip(map(_key, items[::2]), items[1::2], strict=True)))
         elif name == "GLOBAL":
             stack.append(self._global(*argument.split(" ", 1)))
         elif name == "STACK_GLOBAL":
@@ -232,7 +243,7 @@ class Machine:
         name = f"{module}.{member}"
         if name in self._calls or name in STORAGES or name in CLASSES or QUANTIZERS.fullmatch(name) or INERT.fullmatch(name):
             return ClassName(name)
-        raise WeightsError(f"refused: it names {name!r}, which a package of weights does not need; nothing in the file was run")
+        raise WeightsError(f"refused: it names {shown(name)}, which a package of weights does not need; nothing in the file was run")
 
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, ClassName) or not isinstance(arguments, tuple):
@@ -240,14 +251,14 @@ class Machine:
         if INERT.fullmatch(function.name):
             return Thing(function.name)
         if function.name not in self._calls:
-            raise WeightsError(f"refused: it calls {function.name!r}; nothing in the file was run")
+            raise WeightsError(f"refused: it calls {shown(function.name)}; nothing in the file was run")
         return self._calls[function.name](*arguments)
 
     def _build(self, target: Any, state: Any) -> None:
         """The state of an object just made: the byte order of a numpy type; an OrderedDict's attributes mean nothing here."""
         if isinstance(target, _NumpyType):
             if state[1] not in ("<", ">", "|", "="):
-                raise ValueError(f"byte order {state[1]!r}")
+                raise ValueError(f"byte order {shown(state[1])}")
             target.byteorder = state[1]
         elif type(target) is not dict and not isinstance(target, Thing):
             raise TypeError("state of an object that has none")
@@ -259,9 +270,9 @@ class Machine:
         if view not in ([], [None]):
             raise ValueError("a storage inside another")
         if kind != "storage" or not isinstance(storage, ClassName) or storage.name not in STORAGES:
-            raise ValueError(f"storage {storage!r}")
+            raise ValueError(f"storage {shown(storage)}")
         if not isinstance(key, str) or not re.fullmatch(r"\w{1,40}", key):
-            raise ValueError(f"storage key {key!r}")
+            raise ValueError(f"storage key {shown(key)}")
         return _Storage(STORAGES[storage.name], key, *_integers([count]))
 
     def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Stored:
@@ -269,7 +280,7 @@ class Machine:
         if not isinstance(storage, _Storage):
             raise TypeError("tensor without storage")
         (offset,), size, stride = _integers([offset]), _integers(size), _integers(stride)
-        if len(size) != len(stride) or len(size) > 8:
+        if len(size) != len(stride) or len(size) > MAX_AXES:
             raise ValueError("bad tensor geometry")
         data = self._tensor_data(storage.dtype, storage.key, storage.count)
         if 0 in size:
@@ -277,6 +288,8 @@ class Machine:
         last = offset + sum((count - 1) * step for count, step in zip(size, stride, strict=True))
         if last >= storage.count:
             raise WeightsError("damaged archive: a tensor reaches beyond its storage")
+        if math.prod(size) > storage.count:
+            raise WeightsError("refused: it repeats the numbers of a tensor; save it with `contiguous()` once")
         strides = [step * data.itemsize for step in stride]
         return Stored(storage.dtype, np.lib.stride_tricks.as_strided(data[offset:], size, strides, writeable=False))
 

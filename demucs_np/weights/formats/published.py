@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from ...errors import WeightsError
+from ...errors import WeightsError, shown
 from ...models.config import config_from_arguments
 from ...models.recipe import Recipe
+from .bounds import bounded
 from .checkpoint import ModelFile, exact_tensors
 from .contents import Contents
 from .stored import ClassName, Stored
@@ -59,7 +60,7 @@ def _recipe(metadata: Mapping[str, str]) -> Recipe:
 
 def _json(metadata: Mapping[str, str], key: str) -> Any:
     try:
-        return json.loads(metadata[key])
+        return bounded(json.loads(metadata[key]))
     except (ValueError, RecursionError):
         raise WeightsError(f"its metadata {key!r} is no valid JSON") from None
 
@@ -81,7 +82,7 @@ def _decode(value: Any) -> Any:
         return {key: _decode(item) for key, item in value.items()}
     numerator, denominator = value.get("numerator"), value.get("denominator")
     if type(numerator) is not int or type(denominator) is not int or denominator == 0:
-        raise WeightsError(f"its metadata hold a bad fraction {numerator!r}/{denominator!r}")
+        raise WeightsError(f"its metadata hold a bad fraction {shown(numerator)}/{shown(denominator)}")
     return Fraction(numerator, denominator)
 
 
@@ -90,7 +91,7 @@ def _unflatten(node: Any, stored: Mapping[str, Stored]) -> Any:
     if not isinstance(node, dict):
         return node
     if len(node) != 1:
-        raise WeightsError(f"bad node in its 'structure': {str(node)[:60]}")
+        raise WeightsError(f"bad node in its 'structure': {shown(node)}")
     ((kind, value),) = node.items()
     try:
         if kind == "_tensor":
@@ -105,4 +106,4 @@ def _unflatten(node: Any, stored: Mapping[str, Stored]) -> Any:
             return ClassName(value)
     except (TypeError, ValueError, KeyError):
         pass
-    raise WeightsError(f"bad node in its 'structure': {str(node)[:60]}")
+    raise WeightsError(f"bad node in its 'structure': {shown(node)}")

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import WeightsError
+from ...errors import WeightsError, shown
+from .bounds import MAX_AXES
 from .stored import DTYPES, Stored
 
-MAX_HEADER = 100_000_000  # bytes; the format's own limit
+MAX_HEADER = 8_000_000  # bytes: the format allows a hundred, which take gigabytes to read; a model of a thousand tensors has a tenth of one
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Stored]]:
@@ -71,11 +72,11 @@ def _tensors(entries: Mapping[str, Any], data: memoryview) -> dict[str, Stored]:
         try:
             dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         except (TypeError, KeyError, ValueError):
-            raise WeightsError(f"not a safetensors file: bad header entry {name!r}") from None
-        if not all(_is_count(value) for value in (*shape, begin, end)):
-            raise WeightsError(f"not a safetensors file: bad header entry {name!r}")
-        if dtype not in DTYPES:
-            raise WeightsError(f"tensor {name} has the unknown type {dtype!r}")
+            raise WeightsError(f"not a safetensors file: bad header entry {shown(name)}") from None
+        if len(shape) > MAX_AXES or not all(_is_count(value) for value in (*shape, begin, end)):
+            raise WeightsError(f"not a safetensors file: bad header entry {shown(name)}")
+        if not isinstance(dtype, str) or dtype not in DTYPES:
+            raise WeightsError(f"tensor {shown(name)} has the unknown type {shown(dtype)}")
         if end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
             raise WeightsError(f"not a safetensors file: tensor {name} and its {end - begin} bytes do not fit")
         placed.append((begin, end, name, dtype, shape))
