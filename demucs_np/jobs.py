@@ -25,7 +25,10 @@ from .errors import DemucsError, UsageError
 from .machine import peak_memory
 from .models.bag import BagOfModels
 from .separation.apply import Options, Progress
-from .separation.separator import OtherMethod, Outputs, Separator, output_paths
+from .separation.cut import Wanted
+from .separation.outputs import RESIDUAL, OtherMethod, Outputs
+from .separation.separator import Separator
+from .separation.targets import output_paths
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")
@@ -50,6 +53,8 @@ class Job:
     filename: str = TEMPLATE
     encoding: Encoding = Encoding()  # noqa: RUF009 - frozen
     clip: ClipMode = "rescale"
+    residual: bool = False
+    wanted: Wanted = Wanted()  # noqa: RUF009 - frozen
     threads: int | None = None  # None: all cores
     stream: int | None = None  # of a file with several audio streams, counted from 1; None: its default one
 
@@ -122,7 +127,7 @@ def prepare(job: Job) -> list[str]:
     model = warm_model(job.model, job.repo, job.backend)
     outputs = Outputs.choose(model, job.stems, job.two_stems, job.other_method)
     job.options.check(model)
-    return outputs.names
+    return outputs.names + [RESIDUAL] * job.residual
 
 
 def run_job(job: Job, progress: Progress | None = None) -> Result:
@@ -143,11 +148,12 @@ def _separate(job: Job, progress: Progress | None, note: Note) -> dict[str, Path
     separator = Separator(
         warm_model(job.model, job.repo, job.backend), shifts=options.shifts, overlap=options.overlap, split=options.split,
         segment=options.segment, seed=options.seed, stems=job.stems, threads=job.threads, progress=progress,
-        window=options.window, normalize=options.normalize,
+        window=options.window, normalize=options.normalize, tta=options.tta,
     )  # fmt: skip
     return separator.separate_to_files(
         job.track, job.folder, filename=job.filename, two_stems=job.two_stems, other_method=job.other_method, encoding=job.encoding,
-        clip=job.clip, track=job.stream, note=note,
+        clip=job.clip, residual=job.residual, rate=job.wanted.rate, start=job.wanted.start, duration=job.wanted.duration, track=job.stream,
+        note=note,
     )  # fmt: skip
 
 

@@ -198,13 +198,28 @@ def test_full_disk(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wav_beyond_4_gb_is_refused(tmp_path: Path) -> None:
-    class Endless(ArraySource):
-        shape = (2, 2**30)  # type: ignore[assignment]
+@pytest.mark.parametrize("bits", [16, 24, 32])
+def test_a_wav_that_riff_cannot_hold_is_rf64(tmp_path: Path, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    wav = music(1001, 1)
+    size = 1001 * bits // 8
+    for limit, form in ((size + size % 2 + 4 + 24 + 8 + 12 * (bits == 32), "WAV"), (size, "RF64")):
+        monkeypatch.setattr(audio.wav, "LIMIT", limit)
+        audio.write(tmp_path / "stem.wav", ArraySource(wav), 44100, Encoding("wav", bits))
+        data = (tmp_path / "stem.wav").read_bytes()
+        assert data[:4] == (b"RIFF" if form == "WAV" else b"RF64")
+        (tmp_path / "stem.wav").write_bytes(data.replace(limit.to_bytes(4, "little"), b"\xff" * 4) if form == "RF64" else data)
+        assert soundfile.info(tmp_path / "stem.wav").format == form
+        frames, rate = soundfile.read(tmp_path / "stem.wav", dtype="float32")
+        assert rate == 44100
+        np.testing.assert_allclose(frames, wav[0], rtol=0, atol=2 ** (2 - min(bits, 24)))
 
-    with pytest.raises(AudioError, match="cannot be larger than 4 GB; write FLAC instead"):
-        audio.write(tmp_path / "stem.wav", Endless(music(1)), 44100, clip="none")
-    assert list(tmp_path.iterdir()) == []
+
+def test_header_of_8_gb() -> None:
+    header = audio.wav.wav_header(2, 2**31, 44100, 16)
+    assert header[:20] == b"RF64\xff\xff\xff\xffWAVEds64\x1c\0\0\0"
+    total, size, samples, table = struct.unpack_from("<QQQI", header, 20)
+    assert (total, size, samples, table) == (len(header) + 2**33 - 8, 2**33, 2**31, 0)
+    assert header[-4:] == b"\xff" * 4
 
 
 @pytest.mark.parametrize(

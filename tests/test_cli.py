@@ -45,7 +45,7 @@ class Loader:
     """Stands for load_model."""
 
     def __init__(self) -> None:
-        self.model: Any = FakeModel()
+        self.model: Any = FakeModel(gain=0.1)  # its stems do not clip
         self.asked: list[tuple[object, ...]] = []
 
     def __call__(self, name: str, *, repo: Path | None, backend: str) -> Any:
@@ -101,12 +101,11 @@ def test_a_song_as_with_demucs(loader: Loader, word: list[str]) -> None:
         (["--float32"], "wav", "FLOAT"),
         (["--flac"], "flac", "PCM_16"),
         (["--flac", "--int24"], "flac", "PCM_24"),
-        (["--flac", "--float32"], "flac", "PCM_16"),
         (["--mp3", "--mp3-bitrate", "128", "--mp3-preset", "5"], "mp3", "MPEG_LAYER_III"),
     ],
 )
 def test_formats(loader: Loader, args: list[str], ext: str, subtype: str) -> None:
-    loader.model = FakeModel(samplerate=16000)
+    loader.model = FakeModel(samplerate=16000, gain=0.1)
     result = run(*args, "song.wav")
     assert (result.exit_code, result.stderr) == (0, "")
     assert files() == stems(ext=ext)
@@ -145,8 +144,10 @@ def test_a_model_from_a_file_names_its_folder(loader: Loader) -> None:
     assert loader.asked == [("./mine.safetensors", None, "numpy")]
 
 
-@pytest.mark.usefixtures("loader")
-def test_same_seed_same_files() -> None:
+def test_same_seed_same_files(loader: Loader) -> None:
+    loader.model = FakeModel()  # so loud that clip modes differ
+    assert "Note: song.wav: against clipping, bass (1." in run("song.wav").stderr
+
     def bass(*args: str) -> bytes:
         assert run(*args, "song.wav").exit_code == 0
         return Path("separated/htdemucs/song/bass.wav").read_bytes()
@@ -154,6 +155,17 @@ def test_same_seed_same_files() -> None:
     assert bass() == bass("--threads", "3") == bass("--seed", "0")
     assert len({bass(), bass("--seed", "1"), bass("--shifts", "0"), bass("--shifts", "2"), bass("--overlap", "0.5")}) == 5
     assert len({bass(), bass("--no-split"), bass("--segment", "0.3"), bass("--clip-mode", "clamp"), bass("--clip-mode", "tanh")}) == 5
+
+
+def test_what_is_written_and_how(loader: Loader) -> None:
+    loader.model = FakeModel(gain=0.1)
+    result = run("--no-model-folder", "--residual", "--rate", "original", "--start", "0:00.5", "--duration", "0.25", "song.wav")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert files() == {f"song/{name}.wav" for name in (*SOURCES, "residual")}
+    assert soundfile.info("separated/song/residual.wav").frames == 250
+    before = len(loader.model.calls)
+    assert run("--tta", "song.wav").exit_code == 0
+    assert len(loader.model.calls) - before > 2 * 3
 
 
 @pytest.mark.usefixtures("loader")
@@ -276,6 +288,12 @@ def test_unexpected_errors_are_one_line_and_verbose_shows_more(loader: Loader) -
         (["song.wav", "--two-stems", "bass", "--stems", "bass"], "--stems and --two-stems exclude each other"),
         (["song.wav", "--flac", "--mp3"], "--flac and --mp3 exclude each other"),
         (["song.wav", "--int24", "--float32"], "--int24 and --float32 exclude each other"),
+        (["song.wav", "--flac", "--float32"], "--float32 and --flac exclude each other"),
+        (["song.wav", "--mp3", "--float32"], "--float32 and --mp3 exclude each other"),
+        (["song.wav", "--start", "1:2:3:4"], "'1:2:3:4' is no time: write seconds (90.5)"),
+        (["song.wav", "--rate", "CD"], "'CD' is no sample rate: write Hz (48000), or original"),
+        (["song.wav", "--rate", "1"], "must be 'original' or 1000 to 768000 Hz"),
+        (["song.wav", "--duration", "0"], "the duration is 0.0 seconds, but must be above 0"),
         (["song.wav", "--no-split", "--segment", "5"], "--no-split and --segment exclude each other"),
         (["song.wav", "--overlap", "1"], "is not in the range 0<=x<1"),
         (["song.wav", "--threads", "0"], "is not in the range"),

@@ -16,8 +16,11 @@ from files import BAD, float_wav, music, song
 from demucs_np import AudioError, BagOfModels, Event, ModelError, Separator, UsageError, apply_model, audio
 from demucs_np.audio import Encoding, source
 from demucs_np.kernels.resample import resample
-from demucs_np.separation import separator
-from demucs_np.separation.separator import Moments, output_paths
+from demucs_np.separation import outputs
+from demucs_np.separation.loudness import Moments
+from demucs_np.separation.targets import output_paths
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*against clipping:demucs_np.errors.AudioWarning")  # FakeModel's stems are loud
 
 
 def expected_stems(wav: np.ndarray, **options: object) -> np.ndarray:
@@ -108,7 +111,7 @@ def test_files_hold_what_the_arrays_hold(tmp_path: Path, block: int, monkeypatch
 
 
 @pytest.mark.parametrize(("method", "names"), [("add", ["bass", "no_bass"]), ("minus", ["bass", "minus_bass"]), ("none", ["bass"])])
-def test_two_stems(tmp_path: Path, method: separator.OtherMethod, names: list[str]) -> None:
+def test_two_stems(tmp_path: Path, method: outputs.OtherMethod, names: list[str]) -> None:
     path = song(tmp_path / "song.wav")
     bag = BagOfModels([FakeModel(), FakeModel(gain=2)], [[0, 1, 0, 0], [1, 0, 1, 1]])
     sep = Separator(bag)

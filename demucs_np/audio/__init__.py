@@ -6,8 +6,11 @@ from .convert import check_finite as check_finite
 from .convert import check_layout as check_layout
 from .convert import check_rate as check_rate
 from .convert import convert_channels as convert_channels
+from .levels import ClipMode as ClipMode
+from .levels import prevent_clip as prevent_clip
 from .source import BLOCK as BLOCK
 from .source import ArraySource as ArraySource
+from .source import Slice as Slice
 from .source import Source as Source
 from .source import Spool as Spool
 from .track import Note as Note
@@ -16,8 +19,8 @@ from .track import check_track as check_track
 from .track import open_track as open_track
 from .track import read_blocks as read_blocks
 from .track import warn as warn
-from .write import ClipMode as ClipMode
 from .write import Encoding as Encoding
-from .write import prevent_clip as prevent_clip
+from .write import pieces as pieces
 from .write import to_pcm as to_pcm
 from .write import write as write
+from .write import write_frames as write_frames

@@ -37,6 +37,20 @@ class ArraySource:
         return self._array[..., start:stop]
 
 
+class Slice:
+    """Samples `start` ... `stop` - 1 of a `Source`, as a `Source`."""
+
+    def __init__(self, source: Source, start: int, stop: int) -> None:
+        self._source, self._start, self._length = source, start, stop - start
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return *self._source.shape[:-1], self._length
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return self._source.read(self._start + start, self._start + stop)
+
+
 class Spool:
     """A track on disk, as raw float32 frames in a file without a name that vanishes when it is closed, whatever happens.
 
@@ -44,7 +58,7 @@ class Spool:
     """
 
     def __init__(self, channels: int, folder: str | Path) -> None:
-        self.channels = channels
+        self.channels, self.folder = channels, Path(folder)
         self.samples = 0
         self.peak = np.float32(0)
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder, prefix=".demucs-np-", buffering=0)  # noqa: SIM115

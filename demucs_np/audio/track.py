@@ -185,10 +185,18 @@ def _seekable(path: Path, name: str, stack: ExitStack) -> str:
     return location
 
 
-def read_blocks(track: Track, samplerate: int, channels: int, backend: str = "numba") -> Generator[np.ndarray, None, None]:
-    """All of `track`, converted: float32 (channels, samples) at `samplerate`. Raises AudioError, also for a file without samples."""
+def read_blocks(
+    track: Track, samplerate: int, channels: int, backend: str = "numba", also: Callable[[np.ndarray], object] | None = None
+) -> Generator[np.ndarray, None, None]:
+    """All of `track`, converted: float32 (channels, samples) at `samplerate`. Raises AudioError, also for a file without samples.
+
+    `also` is given each block before its rate is converted.
+    """
     resampler = Resampler(track.samplerate, samplerate, backend)
     size = max(1, min(source.BLOCK, source.BLOCK * track.samplerate // samplerate))  # so that the result is not large either
     for block in track.blocks(size):
-        yield resampler.push(convert_channels(block, channels, track.name))
+        block = convert_channels(block, channels, track.name)
+        if also is not None:
+            also(block)
+        yield resampler.push(block)
     yield resampler.finish()

@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +18,9 @@ import soundfile
 
 from ..errors import AudioError, UsageError, reason_of
 from . import source
+from .levels import ClipMode, prevent_clip
 from .source import Source
-
-ClipMode = Literal["rescale", "clamp", "tanh", "none"]
+from .wav import wav_header
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,11 @@ class Encoding:
     format: Literal["wav", "flac", "mp3"] = "wav"
     bits: int = 16
     bitrate: int = 320
+
+    @property
+    def depth(self) -> int:
+        """Bits of the samples that the encoder is given."""
+        return 16 if self.format == "mp3" else self.bits
 
     def __post_init__(self) -> None:
         if self.format not in ("wav", "flac", "mp3"):
@@ -47,39 +51,39 @@ def write(
 ) -> None:
     """Write `audio`, of shape (channels, samples), so that the file appears complete or not at all.
 
-    `clip` keeps samples within ±1: "rescale" divides by 1.01 times the peak where that is above 1 (`peak` spares a search for it), "clamp"
-    limits to ±0.99, "tanh" bends, "none" leaves the limiting at ±1 that every format does.
+    `clip` keeps samples within ±1: "rescale" divides by 1.01 times the peak where that is above 1 (`peak` spares a search for it), "common"
+    does so with a `peak` of several files, "clamp" limits to ±0.99, "tanh" bends, "none" leaves the limiting at ±1 that every format does.
 
     Raises AudioError if the file cannot be written. Source: `demucs.audio.save_audio`.
     """
+    if peak is None and clip in ("rescale", "common"):
+        peak = max((np.abs(block).max() for block in pieces(audio)), default=np.float32(0))
+    frames = (to_pcm(prevent_clip(block, clip, peak), encoding.depth) for block in pieces(audio))
+    write_frames(path, frames, audio.shape, samplerate, encoding)
+
+
+def write_frames(
+    path: str | Path,
+    frames: Iterator[np.ndarray],
+    shape: tuple[int, ...],
+    samplerate: int,
+    encoding: Encoding,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """Write blocks as `to_pcm` makes them, in all of the `shape` (channels, samples). Raises AudioError if the file cannot be written.
+
+    `tags` may be title, artist, album, tracknumber, date and genre.
+    """
     path = Path(path)
-    if peak is None and clip == "rescale":
-        peak = max((np.abs(block).max() for block in _pieces(audio)), default=np.float32(0))
-    blocks = (prevent_clip(block, clip, peak) for block in _pieces(audio))
-    channels, samples = audio.shape
+    channels, samples = shape
     try:
         with _complete_or_absent(path) as temporary:
             if encoding.format == "wav":
-                _write_wav(temporary, blocks, channels, samples, samplerate, encoding.bits)
+                _write_wav(temporary, frames, wav_header(channels, samples, samplerate, encoding.bits, tags), encoding.bits)
             else:
-                _write_compressed(temporary, blocks, channels, samplerate, encoding)
-    except (OSError, soundfile.SoundFileError, struct.error, AssertionError) as error:  # soundfile asserts that all was written
-        if isinstance(error, struct.error):
-            raise AudioError(f"{path}: a WAV file cannot be larger than 4 GB; write FLAC instead") from error
+                _write_compressed(temporary, frames, channels, samplerate, encoding, tags or {})
+    except (OSError, soundfile.SoundFileError, AssertionError) as error:  # soundfile asserts that all was written
         raise AudioError(f"{path}: cannot be written ({reason_of(error)}); choose another folder, or free some space") from error
-
-
-def prevent_clip(wav: np.ndarray, clip: ClipMode, peak: Any) -> np.ndarray:
-    """`wav` after the clip mode; `peak` is the largest magnitude of the whole track. Source: `demucs.audio.prevent_clip`."""
-    if clip == "rescale":
-        scaled: np.ndarray = wav / max(np.float32(1.01) * np.float32(peak), np.float32(1))
-        return scaled
-    if clip == "clamp":
-        return wav.clip(np.float32(-0.99), np.float32(0.99))
-    if clip == "tanh":
-        bent: np.ndarray = np.tanh(wav)
-        return bent
-    return wav
 
 
 def to_pcm(wav: np.ndarray, bits: int) -> np.ndarray:
@@ -93,37 +97,30 @@ def to_pcm(wav: np.ndarray, bits: int) -> np.ndarray:
     return (frames * np.float32(2 ** (bits - 1) - 1)).astype("<i2" if bits == 16 else "<i4")
 
 
-def _write_wav(path: Path, blocks: Iterator[np.ndarray], channels: int, samples: int, samplerate: int, bits: int) -> None:
-    """RIFF by hand: with a known length it is a header and the samples."""
-    frame = channels * bits // 8
-    floating = bits == 32
-    header = b"fmt " + struct.pack("<IHHIIHH", 16, 3 if floating else 1, channels, samplerate, samplerate * frame, frame, bits)
-    if floating:
-        header += b"fact" + struct.pack("<II", 4, samples)
-    size = samples * frame
-    header += b"data" + struct.pack("<I", size)
-    padding = b"\0" * (size % 2)
+def _write_wav(path: Path, blocks: Iterator[np.ndarray], header: bytes, bits: int) -> None:
+    size = 0
     with open(path, "wb") as file:
-        file.write(b"RIFF" + struct.pack("<I", 4 + len(header) + size + len(padding)) + b"WAVE" + header)
-        for block in blocks:
-            frames = to_pcm(block, bits)
-            if bits == 24:
-                frames = frames.view(np.uint8).reshape(-1, 4)[:, :3]
-            file.write(frames.tobytes())
-        file.write(padding)
+        file.write(header)
+        for frames in blocks:
+            data = frames.view(np.uint8).reshape(-1, 4)[:, :3].tobytes() if bits == 24 else frames.tobytes()
+            size += file.write(data)
+        file.write(b"\0" * (size % 2))
 
 
-def _write_compressed(path: Path, blocks: Iterator[np.ndarray], channels: int, samplerate: int, encoding: Encoding) -> None:
+def _write_compressed(
+    path: Path, blocks: Iterator[np.ndarray], channels: int, samplerate: int, encoding: Encoding, tags: Mapping[str, str]
+) -> None:
     """FLAC and MP3 by libsndfile's own encoders."""
-    options: dict[str, Any] = {"format": "FLAC", "subtype": f"PCM_{encoding.bits}"}
+    options: dict[str, Any] = {"format": "FLAC", "subtype": f"PCM_{encoding.depth}"}
     if encoding.format == "mp3":
         level = _mp3_compression_level(encoding.bitrate, samplerate)
         options = {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT", "compression_level": level}
     with soundfile.SoundFile(path, "w", samplerate, channels, **options) as file:
-        bits = encoding.bits if encoding.format == "flac" else 16
-        for block in blocks:
+        for name, text in tags.items():
+            setattr(file, name, text)
+        for frames in blocks:
             # In the top bits of int32: libsndfile 1.2 garbles stereo int16 on its way to the MP3 encoder.
-            file.write(to_pcm(block, bits).astype(np.int32) << (32 - bits))
+            file.write(frames.astype(np.int32) << (32 - encoding.depth))
 
 
 def _mp3_compression_level(bitrate: int, samplerate: int) -> float:
@@ -132,7 +129,8 @@ def _mp3_compression_level(bitrate: int, samplerate: int) -> float:
     return (high - min(max(bitrate, low), high)) / (high - low)
 
 
-def _pieces(audio: Source) -> Iterator[np.ndarray]:
+def pieces(audio: Source) -> Iterator[np.ndarray]:
+    """All of it, float32 (channels, at most BLOCK samples) at a time."""
     samples = audio.shape[-1]
     return (audio.read(start, min(start + source.BLOCK, samples)) for start in range(0, samples, source.BLOCK))
 

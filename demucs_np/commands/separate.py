@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,8 +16,9 @@ from . import completion
 from .terminal import Bar
 
 if TYPE_CHECKING:
+    from ..audio import Encoding
     from ..jobs import Job
-    from ..separation.separator import OtherMethod
+    from ..separation.outputs import OtherMethod
 
 
 class OneOf(click.Option):
@@ -34,6 +36,35 @@ class OneOf(click.Option):
         return super().handle_parse_result(ctx, opts, args)
 
 
+class Clock(click.ParamType):
+    """Seconds, or hours, minutes and seconds with colons."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        if not re.fullmatch(r"(\d+:){0,2}\d+(\.\d*)?", value):
+            self.fail(f"{value!r} is no time: write seconds (90.5), minutes and seconds (1:30.5), or hours too (0:01:30.5).", param, ctx)
+        seconds = 0.0
+        for part in value.split(":"):
+            seconds = 60 * seconds + float(part)
+        return seconds
+
+
+class RateOfFiles(click.ParamType):
+    """Hz, or "original"."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "original" or isinstance(value, int):
+            return value  # type: ignore[no-any-return]
+        if not re.fullmatch(r"\d{1,9}", value):
+            self.fail(f"{value!r} is no sample rate: write Hz (48000), or original.", param, ctx)
+        return int(value)
+
+
 @click.command()
 @click.argument("tracks", nargs=-1, type=click.Path(path_type=Path, readable=False))
 @click.option(
@@ -46,6 +77,7 @@ class OneOf(click.Option):
     "-o", "--out", default="separated", show_default=True, type=click.Path(path_type=Path),
     help="Folder for the results; a folder with the model's name is made in it.",
 )  # fmt: skip
+@click.option("--no-model-folder", is_flag=True, help="No folder with the model's name.")
 @click.option(
     "--filename", default="{track}/{stem}.{ext}", show_default=True,
     help="Name of the files, from {parent}, {track}, {trackext}, {stem} and {ext}.",
@@ -76,16 +108,21 @@ class OneOf(click.Option):
     default=None,
     help="Let the model hear every track at one loudness.  [default: the model's own, mostly yes]",
 )
+@click.option("--tta", is_flag=True, help="Average the track, its polarity inverse and its channels swapped; three times the work.")
 @click.option("--no-split", is_flag=True, cls=OneOf, excludes=["segment"], help="Run the whole track at once; needs much memory.")
 @click.option(
     "--segment", type=click.FloatRange(min=0, min_open=True), help="Length of the segments that a track is split into, in seconds."
 )
 @click.option("--int24", is_flag=True, cls=OneOf, excludes=["float32"], help="Write 24-bit WAV or FLAC.")
-@click.option("--float32", is_flag=True, help="Write 32-bit floating-point WAV.")
+@click.option("--float32", is_flag=True, cls=OneOf, excludes=["flac", "mp3"], help="Write 32-bit floating-point WAV.")
 @click.option(
-    "--clip-mode", type=click.Choice(["rescale", "clamp", "tanh", "none"]), default="rescale", show_default=True,
-    help="Against clipping: scale a stem that is too loud, cut its peaks, bend them, or neither.",
+    "--clip-mode", type=click.Choice(["rescale", "common", "clamp", "tanh", "none"]), default="rescale", show_default=True,
+    help="Against clipping: scale a stem that is too loud, scale all by one gain, cut peaks at 0.99, bend them, or cut them at 1.",
 )  # fmt: skip
+@click.option("--residual", is_flag=True, help="Write what the stems lack of the track too: all files add up to it.")
+@click.option("--rate", metavar="HZ|original", type=RateOfFiles(), help="Sample rate of the files.  [default: the model's]")
+@click.option("--start", metavar="[[H:]M:]S", type=Clock(), default=0.0, help="Separate from here on.  [default: the beginning]")
+@click.option("--duration", metavar="[[H:]M:]S", type=Clock(), help="Separate so much.  [default: to the end]")
 @click.option("--flac", is_flag=True, cls=OneOf, excludes=["mp3"], help="Write FLAC.")
 @click.option("--mp3", is_flag=True, help="Write MP3.")
 @click.option("--mp3-bitrate", default=320, show_default=True, type=click.IntRange(8, 320), help="kbit/s.")
@@ -139,6 +176,7 @@ def job_from(
     sig: str | None,
     repo: Path | None,
     out: Path,
+    no_model_folder: bool,
     filename: str,
     stems: str | None,
     two_stems: str | None,
@@ -149,41 +187,49 @@ def job_from(
     overlap: float | None,
     window: Any,
     normalize: bool | None,
+    tta: bool,
     no_split: bool,
     segment: float | None,
-    int24: bool,
-    float32: bool,
     clip_mode: Any,
-    flac: bool,
-    mp3: bool,
-    mp3_bitrate: int,
-    mp3_preset: int | None,
+    residual: bool,
+    rate: Any,
+    start: float,
+    duration: float | None,
     threads: int | None,
     backend: str,
+    **encoding: Any,
 ) -> Job:
     """What the options say of every track: a job that lacks its track. Raises ModelError, UsageError."""
     if two_stems and stems:
         raise click.UsageError("--stems and --two-stems exclude each other.")
 
-    from ..audio import Encoding
     from ..jobs import Job
     from ..separation.apply import Options
+    from ..separation.cut import Wanted
     from ..weights.resolve import resolve
 
     name = sig or name
-    folder = out / resolve(name, repo=repo).folder
+    folder = out if no_model_folder else out / resolve(name, repo=repo).folder
     return Job(
         "track.wav", str(folder), name, str(repo) if repo else None, backend,
-        options=Options(shifts, not no_split, overlap, segment, seed, window=window, normalize=normalize),
+        options=Options(shifts, not no_split, overlap, segment, seed, tta=tta, window=window, normalize=normalize),
         stems=tuple(stem.strip() for stem in stems.split(",")) if stems else None,
         two_stems=two_stems,
         other_method=other_method,
         filename=filename,
-        encoding=Encoding("mp3" if mp3 else "flac" if flac else "wav", 24 if int24 else 32 if float32 and not flac else 16, mp3_bitrate),
+        encoding=_encoding(**encoding),
         clip=clip_mode,
+        residual=residual,
+        wanted=Wanted(rate, start, duration),
         threads=threads,
         stream=stream,
     )  # fmt: skip
+
+
+def _encoding(*, int24: bool, float32: bool, flac: bool, mp3: bool, mp3_bitrate: int, mp3_preset: int | None) -> Encoding:
+    from ..audio import Encoding
+
+    return Encoding("mp3" if mp3 else "flac" if flac else "wav", 24 if int24 else 32 if float32 else 16, mp3_bitrate)
 
 
 class _Run:

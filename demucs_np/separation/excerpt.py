@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..audio import open_track, read_blocks
 from ..errors import AudioError
-from .separator import Moments
+from .loudness import Moments
 
 if TYPE_CHECKING:
     from ..models.config import Config

@@ -1,30 +1,31 @@
-"""From an audio file or array to stems: the track's normalisation, the choice of stems, and the files that are written."""
+"""From an audio file or array to stems, in memory or in files."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from .. import audio
-from ..audio import BLOCK, ArraySource, ClipMode, Encoding, Note, Source, Spool, warn
-from ..errors import AudioError, DemucsError, ModelError, UsageError, reason_of
-from ..kernels.resample import resample
+from ..audio import BLOCK, ArraySource, ClipMode, Encoding, Note, Slice, Source, Spool, Track, warn
+from ..errors import AudioError, ModelError
+from ..kernels.resample import Resampler, resample
 from ..models.bag import BagOfModels
 from ..models.recipe import Window
 from ..threads import use_threads
 from . import apply
 from .apply import Event, Options, Progress
+from .cut import Cut, Length, Rate, Wanted
+from .loudness import Moments, Normalised, louder
+from .outputs import RESIDUAL, Levels, OtherMethod, Outputs
 from .progress import as_progress
-from .targets import check_targets
-from .windows import Block, Loudness
+from .targets import check_targets, made_folders, output_paths, writable
 
-OtherMethod = Literal["add", "minus", "none"]
 WAV_16 = Encoding()
 ARRAY = "the array"  # what messages call it
 
@@ -33,8 +34,8 @@ class Separator:
     """Separates tracks with one model and one set of options.
 
     `model` is a model, or what `load_model` takes: a name or a path; it is then loaded when it is first needed. `shifts`, `overlap`,
-    `split`, `segment`, `seed`, `threads`, `progress`, `stems` and `window` are those of `apply_model`, but `shifts` may be None too: the
-    model's own, for published models 1 as in upstream; every track starts with the same seed. `normalize`: let the model hear the
+    `split`, `segment`, `seed`, `threads`, `progress`, `stems`, `window` and `tta` are those of `apply_model`, but `shifts` may be None:
+    the model's own, for published models 1 as in upstream; every track starts with the same seed. `normalize`: let the model hear the
     track at a mean of 0 and a standard deviation of 1, and give the stems the track's loudness back (None: if the model's `Recipe` says
     so, as that of the published ones does). `progress=True` shows a bar, on a terminal or in a notebook.
 
@@ -55,9 +56,10 @@ class Separator:
         progress: Progress | bool | None = None,
         window: Window | None = None,
         normalize: bool | None = None,
+        tta: bool = False,
     ) -> None:
         self._model = model
-        self.options = Options(shifts, split, overlap, segment, seed, window=window, normalize=normalize)
+        self.options = Options(shifts, split, overlap, segment, seed, tta=tta, window=window, normalize=normalize)
         self.stems = stems
         self.threads = threads
         self.progress = as_progress(progress)
@@ -120,8 +122,12 @@ class Separator:
         filename: str = "{track}/{stem}.{ext}",
         two_stems: str | None = None,
         other_method: OtherMethod = "add",
+        residual: bool = False,
         encoding: Encoding = WAV_16,
         clip: ClipMode = "rescale",
+        rate: Rate = None,
+        start: float = 0.0,
+        duration: float | None = None,
         track: int | None = None,
         note: Note = warn,
     ) -> dict[str, Path]:
@@ -130,54 +136,109 @@ class Separator:
         `filename` may hold {parent} (the name of the track's folder), {track}, {trackext}, {stem} and {ext}.
         With `two_stems` that stem is written, and its counterpart: "add" also
         writes `no_X`, the sum of the other stems, "minus" `minus_X`, the track without the stem, "none" nothing more.
+        `residual` also writes `residual`, the track less all other files as they are written: together they are the track, to one step
+        of the format. With `clip="common"` all have one gain, and are the track with that gain.
+
+        `rate`: Hz of the files, "original" for the track's own, with as many samples as it has (None: the model's). `start` and `duration`
+        choose a part, in seconds; it has the samples that a separation of the whole track has there.
 
         "-" is standard input; `track` chooses one of several audio streams, counted from 1 (None: the default one).
-        `note` is told what of a damaged file is kept.
+        `note` is told what of a damaged file is kept, and which stems were changed against clipping.
 
         The stems wait on disk, in `folder`, for their peak to be known. Files appear complete or not at all; that they can be written is
         checked before the track is read.
         """
         path, folder = Path(path), Path(folder)
+        wanted = Wanted(rate, start, duration)
         outputs = Outputs.choose(self.model, self.stems, two_stems, other_method)
-        targets = output_paths(path, folder, filename, outputs.names, encoding.format)
+        names = outputs.names + [RESIDUAL] * residual
+        targets = output_paths(path, folder, filename, names, encoding.format)
         self.options.check(self.model)
-        with _folders(folder) as folders, contextlib.ExitStack() as stack:
+        with made_folders(folder) as folders, contextlib.ExitStack() as stack:
             for target in targets.values():
                 folders.make(target.parent)
             check_targets(targets.values())
-            with _writable(folder):
-                origin = stack.enter_context(Spool(self.audio_channels, folder))
-                moments = Moments()
-                for block in self.read(path, track, note):
-                    origin.append(block)
-                    moments.update(block)
-            with _writable(folder):
-                spools = [stack.enter_context(Spool(self.audio_channels, folder)) for _ in outputs.names]
-            for start, block in self.stems_of(origin, moments, outputs.computed, str(path)):
-                with _writable(folder):
-                    for spool, part in zip(spools, outputs.mix(block, origin, start), strict=True):
-                        spool.append(part)
-            for number, (target, spool) in enumerate(zip(targets.values(), spools, strict=True)):
-                self._tell(Event("write", number, len(spools), None))
-                audio.write(target, spool, self.samplerate, encoding, clip, spool.peak)
-                spool.close()
-            self._tell(Event("write", len(spools), len(spools), 0.0))
+
+            def spool() -> Spool:
+                with writable(folder):
+                    return stack.enter_context(Spool(self.audio_channels, folder))
+
+            with writable(folder):
+                heard = self._hear(path, track, note, spool, rate, residual)
+            cut = Cut.choose(wanted, heard.length, str(path))
+            stems = self._separate(heard, cut, outputs, spool, str(path))
+            mix = Slice(heard.mix, cut.first, cut.first + cut.count) if residual else None
+            levels = Levels(stems, {name: stem.peak for name, stem in stems.items()}, clip, encoding, mix)
+            self._write(levels, targets, (self.audio_channels, cut.count), cut.rate, encoding)
+        if told := levels.told():
+            note(f"{path}: {told}")
         return targets
+
+    def _hear(self, path: Path, number: int | None, note: Note, spool: Callable[[], Spool], rate: Rate, residual: bool) -> Heard:
+        """Read the file to its end."""
+        origin, moments = spool(), Moments()
+        with audio.open_track(path, number, note) as track:
+            rate = track.samplerate if rate == "original" else rate or self.samplerate
+            mix = spool() if residual and rate != self.samplerate else None
+            converter, samples = Resampler(track.samplerate, rate, self.model.backend), 0
+
+            def also(block: np.ndarray) -> None:
+                nonlocal samples
+                samples += block.shape[1]
+                if mix is not None:
+                    mix.append(converter.push(block))
+
+            for block in self._blocks(track, also):
+                origin.append(block)
+                moments.update(block)
+            if mix is not None:
+                mix.append(converter.finish())
+            length = Length(track.samplerate, samples, self.samplerate, origin.samples)
+        return Heard(origin, mix or origin, moments, length)
+
+    def _separate(self, heard: Heard, cut: Cut, outputs: Outputs, spool: Callable[[], Spool], name: str) -> dict[str, Spool]:
+        """The cut of each output, at the files' rate."""
+        stems = {output: spool() for output in outputs.names}
+        first, end = cut.context(self.model, self.options, heard.origin.samples)
+        for at, block in self.stems_of(Slice(heard.origin, first, end), heard.moments, outputs.computed, name):
+            skip, start = max(0, cut.begin - first - at), first + at
+            for stem, part in zip(stems.values(), outputs.mix(block, heard.origin, start), strict=True):
+                with writable(stem.folder):
+                    stem.append(part[:, skip : max(0, cut.end - start)])
+        if cut.rate == self.samplerate:
+            return stems
+        converted = {}
+        for output, stem in stems.items():
+            converted[output] = spool()
+            with writable(stem.folder), use_threads(self.threads):
+                cut.convert(stem, converted[output].append, self.model.backend)
+            stem.close()
+        return converted
+
+    def _write(self, levels: Levels, targets: dict[str, Path], shape: tuple[int, int], rate: int, encoding: Encoding) -> None:
+        for number, (name, target) in enumerate(targets.items()):
+            self._tell(Event("write", number, len(targets), None))
+            audio.write_frames(target, levels.frames(name), shape, rate, encoding)
+        self._tell(Event("write", len(targets), len(targets), 0.0))
 
     def read(self, path: Path, number: int | None = None, note: Note = warn) -> Generator[np.ndarray, None, None]:
         """The file's samples as the model wants them, block by block: float32 (channels, samples). Raises AudioError."""
         with audio.open_track(path, number, note) as track:
-            total, done = math.ceil((track.samples or 0) * self.samplerate / track.samplerate), 0
-            self._tell(Event("read", 0, total, None))
-            with contextlib.closing(audio.read_blocks(track, self.samplerate, self.audio_channels, self.model.backend)) as parts:
-                while True:
-                    with use_threads(self.threads):
-                        block = next(parts, None)
-                    if block is None:
-                        return
-                    done += block.shape[1]
-                    self._tell(Event("read", done, max(done, total), None))
-                    yield block
+            yield from self._blocks(track)
+
+    def _blocks(self, track: Track, also: Callable[[np.ndarray], object] | None = None) -> Generator[np.ndarray, None, None]:
+        """As `read`; `also` is given each block before its rate is converted."""
+        total, done = math.ceil((track.samples or 0) * self.samplerate / track.samplerate), 0
+        self._tell(Event("read", 0, total, None))
+        with contextlib.closing(audio.read_blocks(track, self.samplerate, self.audio_channels, self.model.backend, also)) as parts:
+            while True:
+                with use_threads(self.threads):
+                    block = next(parts, None)
+                if block is None:
+                    return
+                done += block.shape[1]
+                self._tell(Event("read", done, max(done, total), None))
+                yield block
 
     def stems_in_memory(self, wav: np.ndarray, name: str, **how: Any) -> dict[str, np.ndarray]:
         """The stems of a `prepared` array, at its loudness; `how` is for `apply.blocks`. Raises as `stems_of`."""
@@ -213,147 +274,11 @@ class Separator:
             self.progress(event)
 
 
-class Moments:
-    """Mean and unbiased standard deviation of a track's mono mix, gathered block by block in float64."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean = 0.0
-        self._squares = 0.0  # sum of squared distances from the mean
-
-    def update(self, wav: np.ndarray) -> None:
-        """Add float32 (channels, samples)."""
-        count = wav.shape[1]
-        if count == 0:
-            return
-        mono = wav.mean(axis=0, dtype=np.float64)
-        mean = float(mono.mean())
-        delta, total = mean - self.mean, self.count + count
-        self._squares += float(np.square(mono - mean).sum()) + delta * delta * self.count * count / total
-        self.mean += delta * count / total
-        self.count = total
-
-    @property
-    def std(self) -> float:
-        """NaN for a single sample."""
-        return math.sqrt(self._squares / (self.count - 1)) if self.count > 1 else math.nan
-
-
-class Normalised:
-    """A source with the track's mean removed and divided by its standard deviation."""
-
-    def __init__(self, source: Source, mean: np.float32, std: np.float32) -> None:
-        self._source, self._mean, self._std = source, mean, std
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._source.shape
-
-    @property
-    def ended(self) -> bool:
-        """False while the track is still growing."""
-        return getattr(self._source, "ended", True)
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        out: np.ndarray = self._source.read(start, stop) - self._mean
-        out /= self._std
-        return out
-
-
-def louder(blocks: Iterator[Block], level: Loudness) -> Iterator[Block]:
-    """The blocks, which models made of a `Normalised` track, with its loudness (mean, deviation) given back, in place."""
-    for start, block in blocks:
-        block *= level[1]
-        block += level[0]
-        yield start, block
-
-
 @dataclass(frozen=True)
-class Outputs:
-    """Which stems the model has to compute, and what is written from them."""
+class Heard:
+    """A track that was read."""
 
-    computed: list[str]
-    names: list[str]
-
-    @classmethod
-    def choose(cls, model: BagOfModels, stems: Sequence[str] | None, two_stems: str | None, other_method: OtherMethod) -> Outputs:
-        """Raises UsageError for a stem that the model does not have."""
-        if two_stems is None:
-            names = apply.wanted_stems(model, stems)
-            return cls(names, names)
-        if stems is not None:
-            raise UsageError("either choose the stems to write, or two stems: not both")
-        apply.wanted_stems(model, [two_stems])
-        if other_method == "add":
-            return cls(list(model.sources), [two_stems, f"no_{two_stems}"])
-        return cls([two_stems], [two_stems] + ([f"minus_{two_stems}"] if other_method == "minus" else []))
-
-    def mix(self, block: np.ndarray, origin: Source, start: int) -> Sequence[np.ndarray]:
-        """What is written, from computed (stems, channels, samples) that begin at sample `start` of the track."""
-        if self.names == self.computed:
-            return block  # type: ignore[return-value]
-        stem = block[self.computed.index(self.names[0])]
-        if self.names[1].startswith("minus_"):
-            return [stem, origin.read(start, start + block.shape[-1]) - stem]
-        others = np.zeros_like(stem)
-        for name, part in zip(self.computed, block, strict=True):
-            if name != self.names[0]:
-                others += part
-        return [stem, others]
-
-
-def output_paths(track: Path, folder: Path, filename: str, names: Sequence[str], ext: str) -> dict[str, Path]:
-    """Stem -> file, from the template. Raises UsageError if stems would overwrite each other or the track."""
-    head, _, tail = ("stdin", "", "") if str(track) == "-" else track.name.rpartition(".")
-    if head in ("", ".", ".."):  # no name for a folder: `...wav` would put its stems outside
-        head = track.name
-    fields = {"parent": track.absolute().parent.name, "track": head, "trackext": tail, "ext": ext}
-    paths: dict[str, Path] = {}
-    for name in names:
-        try:
-            paths[name] = folder / filename.format(stem=name, **fields)
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
-            raise UsageError(
-                f'"{filename}" is not a name for the files: it may hold {{parent}}, {{track}}, {{trackext}}, {{stem}} and {{ext}} ({error})'
-            ) from error
-    if len(set(paths.values())) != len(paths):
-        raise UsageError(f'with the name "{filename}" all stems of a track would be one file: put {{stem}} into it')
-    if any(path.resolve() == track.resolve() for path in paths.values()):
-        raise UsageError(f'{track}: would be overwritten by its own stem with the name "{filename}"')
-    return paths
-
-
-class _Folders:
-    """Folders that were made for a track, to be removed again if it fails."""
-
-    def __init__(self) -> None:
-        self.made: list[Path] = []
-
-    def make(self, folder: Path) -> None:
-        missing = [path for path in (folder, *folder.parents) if not path.exists()]
-        with _writable(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        self.made += reversed(missing)
-
-
-@contextlib.contextmanager
-def _folders(folder: Path) -> Iterator[_Folders]:
-    folders = _Folders()
-    try:
-        folders.make(folder)
-        yield folders
-    except BaseException:
-        for made in reversed(folders.made):
-            with contextlib.suppress(OSError):  # something else is in it
-                made.rmdir()
-        raise
-
-
-@contextlib.contextmanager
-def _writable(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except DemucsError:
-        raise
-    except OSError as error:
-        raise AudioError(f"{folder}: cannot be written to ({reason_of(error)}); choose another folder or free some space") from error
+    origin: Spool  # as the model hears it
+    mix: Spool  # at the rate of the files
+    moments: Moments
+    length: Length

@@ -17,7 +17,7 @@ from ..kernels.resample import Resampler
 from ..models.bag import BagOfModels, Model
 from ..threads import use_threads
 from .apply import Options, bag_of, wanted_stems
-from .separator import Moments, Normalised, louder
+from .loudness import Moments, Normalised, louder
 from .windows import Block, Loudness, Member, Run, View, Windows, late_windows
 
 LOOKAHEAD = 0.5  # seconds, where only the hop is given

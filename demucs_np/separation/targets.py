@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..audio import reason_of
-from ..errors import AudioError
+from ..errors import AudioError, DemucsError, UsageError
 
 ABANDONED = 600.0  # seconds without a change, after which a partial file is taken for one of a process that was killed
 
@@ -44,3 +44,60 @@ def remove_abandoned(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - partial.stat().st_mtime > ABANDONED:
                 partial.unlink()
+
+
+def output_paths(track: Path, folder: Path, filename: str, names: Sequence[str], ext: str) -> dict[str, Path]:
+    """Stem -> file, from the template. Raises UsageError if stems would overwrite each other or the track."""
+    head, _, tail = ("stdin", "", "") if str(track) == "-" else track.name.rpartition(".")
+    if head in ("", ".", ".."):  # no name for a folder: `...wav` would put its stems outside
+        head = track.name
+    fields = {"parent": track.absolute().parent.name, "track": head, "trackext": tail, "ext": ext}
+    paths: dict[str, Path] = {}
+    for name in names:
+        try:
+            paths[name] = folder / filename.format(stem=name, **fields)
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            raise UsageError(
+                f'"{filename}" is not a name for the files: it may hold {{parent}}, {{track}}, {{trackext}}, {{stem}} and {{ext}} ({error})'
+            ) from error
+    if len(set(paths.values())) != len(paths):
+        raise UsageError(f'with the name "{filename}" all stems of a track would be one file: put {{stem}} into it')
+    if any(path.resolve() == track.resolve() for path in paths.values()):
+        raise UsageError(f'{track}: would be overwritten by its own stem with the name "{filename}"')
+    return paths
+
+
+class Folders:
+    """Folders that were made for a track, to be removed again if it fails."""
+
+    def __init__(self) -> None:
+        self.made: list[Path] = []
+
+    def make(self, folder: Path) -> None:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        with writable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.made += reversed(missing)
+
+
+@contextlib.contextmanager
+def made_folders(folder: Path) -> Iterator[Folders]:
+    folders = Folders()
+    try:
+        folders.make(folder)
+        yield folders
+    except BaseException:
+        for made in reversed(folders.made):
+            with contextlib.suppress(OSError):  # something else is in it
+                made.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except DemucsError:
+        raise
+    except OSError as error:
+        raise AudioError(f"{folder}: cannot be written to ({reason_of(error)}); choose another folder or free some space") from error

@@ -14,7 +14,8 @@ import numpy as np
 from ..audio import Spool
 from ..models.bag import BagOfModels
 from ..separation.apply import Event, Options
-from ..separation.separator import Moments, Separator
+from ..separation.loudness import Moments
+from ..separation.separator import Separator
 from .waves import WaveWriter
 
 Tell = Callable[[str, float, float | None, int], None]  # stage, part, seconds left, samples that are ready
