@@ -16,7 +16,7 @@ help:  ## this list
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev,plots,studio]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+	$(BIN)/python -m pip install --quiet --editable '.[dev,plots,studio,remote,cluster]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 	touch $@
 
 # Upstream beside the product: the CPU build of PyTorch first, so that demucs finds it.

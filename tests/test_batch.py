@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -165,8 +166,6 @@ BAD = [
 
 @pytest.mark.parametrize(("name", "text", "expected"), BAD)
 def test_bad_manifests_are_one_line(library: Path, name: str, text: str, expected: str) -> None:
-    import re
-
     (library / name).write_text(text)
     done = run(str(library / name), "-o", str(library / "out"), "-n", "demo")
     assert done.exit_code in (1, 2)

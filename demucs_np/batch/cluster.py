@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
@@ -20,7 +21,7 @@ from ..threads import default_threads
 from ..weights.resolve import Named, resolve
 from .task import Task
 
-PATIENCE = 15.0  # seconds for a scheduler to answer, and for its first worker to come
+PATIENCE = 10.0  # seconds for a scheduler to answer, and for its first worker to come
 SHIPPED = "shipped"  # the model's name where it was sent to
 VERSION = "__import__('demucs_np').__version__"
 
@@ -31,7 +32,7 @@ def connected(address: str) -> Iterator[distributed.Client]:
 
     Raises DemucsError where nobody answers or no worker comes, UsageError for workers with another version of this package or without it.
     """
-    with contextlib.ExitStack() as stack:
+    with _quiet(), contextlib.ExitStack() as stack:
         stack.enter_context(
             dask.config.set({"distributed.scheduler.allowed-failures": 1, "distributed.comm.timeouts.connect": f"{PATIENCE}s"})
         )
@@ -51,6 +52,20 @@ def connected(address: str) -> Iterator[distributed.Client]:
             raise DemucsError(f"--dask {address}: the scheduler has no workers; start some with `dask worker ADDRESS`") from None
         _check_versions(client)
         yield client
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the block Dask logs nothing: what ends a run is told in one line, by us."""
+    loggers = [logging.getLogger(name) for name in list(logging.Logger.manager.loggerDict) if name.partition(".")[0] == "distributed"]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _check_versions(client: distributed.Client) -> None:
