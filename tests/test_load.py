@@ -153,7 +153,7 @@ def test_unknown_names(tmp_path: Path) -> None:
 
 
 def test_catalogue() -> None:
-    assert list_models()["bag"] == list(catalog.BAGS)
+    assert list_models()["bag"] == [*catalog.BAGS, *catalog.OTHERS]
     assert "demo" in list_models()["single"]
     assert len(catalog.BAGS) == 11
     assert {signature for bag in catalog.BAGS.values() for signature in bag.signatures} == catalog.LEGACY.keys()

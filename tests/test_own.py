@@ -15,6 +15,7 @@ from test_formats import MSST, saved
 from demucs_np.commands.main import main
 from demucs_np.errors import ModelError, WeightsError
 from demucs_np.weights import list_models, load_model, own
+from demucs_np.weights.files import sha256
 from demucs_np.weights.formats import read_model_file
 from demucs_np.weights.resolve import resolve
 
@@ -128,3 +129,34 @@ def test_the_studio_offers_them(tmp_path: Path) -> None:
     assert (offer["stems"], offer["fetch"]) == (["a", "b"], 0)
     assert models.known("mine")
     models.fetch("mine", lambda part: None)
+
+
+def test_models_that_others_publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from demucs_np.weights import catalog
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for bag in catalog.OTHERS.values():
+        assert set(bag.signatures) <= catalog.ELSEWHERE.keys()
+        assert bag.name in run("models", "list").output
+    with pytest.raises(ModelError, match="drumsep cannot be fetched by a program"):
+        load_model("drumsep")
+    with pytest.raises(ModelError, match=r"97d170e1-a778de4a\.th is not on this machine, and HF_HUB_OFFLINE forbids the network"):
+        load_model("cdx23")
+    kit = {**packages.KWARGS, "sources": ["bombo", "redoblante", "platillos", "toms"]}
+    archive = Archive()
+    path = tmp_path / "hub" / "checkpoints" / "49469ca8.th"
+    path.parent.mkdir(parents=True)
+    archive.write(path, package(archive, packages.draw(kwargs=kit), kwargs=kit))
+    with pytest.raises(WeightsError, match="not the file of that name that was published"):
+        load_model("drumsep")
+    assert "CORRUPT" in run("models", "verify", "drumsep").output
+    monkeypatch.setitem(catalog.ELSEWHERE, "49469ca8", (None, sha256(path)))
+    assert load_model("drumsep", backend="numpy").sources == ("kick", "snare", "cymbals", "toms")
+    # The mean of three, run as their own program runs them.
+    film = {**packages.KWARGS, "sources": ["music", "sfx", "speech"]}
+    for number, name in enumerate(catalog.OTHERS["cdx23"].signatures):
+        archive = Archive()
+        archive.write(path.with_name(f"{name}.th"), package(archive, packages.draw(kwargs=film, seed=number), kwargs=film))
+    bag = load_model("cdx23", backend="numpy")
+    assert (len(bag.models), bag.normalize, bag.models[0].recipe.overlap) == (3, False, 0.8)

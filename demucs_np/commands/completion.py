@@ -16,7 +16,7 @@ def models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
         names = list_models(ctx.params.get("repo"))
     except DemucsError:  # of a folder that is not there: it is said when the command runs
         return []
-    about = {bag.name: bag.about for bag in [*catalog.BAGS.values(), catalog.DEMO]}
+    about = {bag.name: bag.about for bag in [*catalog.BAGS.values(), *catalog.OTHERS.values(), catalog.DEMO]}
     found = [CompletionItem(name, help=about.get(name)) for name in (*names["bag"], *names["single"]) if name.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="file")]
 
@@ -25,7 +25,7 @@ def stems(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
     """The stems of the published model that -n names; of several, the one after the last comma."""
     from ..weights import catalog
 
-    bag = (catalog.BAGS | {"demo": catalog.DEMO}).get(str(ctx.params.get("sig") or ctx.params.get("name")))
+    bag = (catalog.BAGS | catalog.OTHERS | {"demo": catalog.DEMO}).get(str(ctx.params.get("sig") or ctx.params.get("name")))
     *chosen, last = incomplete.split(",")
     names = bag.stems if bag else catalog.SIX_STEMS
     return [CompletionItem(",".join([*chosen, name])) for name in names if name.startswith(last) and name not in chosen]

@@ -10,7 +10,7 @@ import click
 
 from ..errors import DemucsError, ModelError
 from ..models.recipe import Recipe
-from ..weights import catalog, hub, own
+from ..weights import catalog, elsewhere, hub, own
 from ..weights.formats import read_model_file
 from ..weights.resolve import describe_file, resolve
 from . import completion
@@ -28,7 +28,7 @@ def models() -> None:
 def list_command() -> None:
     """List the published models, the bundled one, and your own."""
     rows = [("NAME", "STEMS", "SIZE", "CACHED", "ARCHITECTURE", "")]
-    for bag in [*catalog.BAGS.values(), catalog.DEMO]:
+    for bag in [*catalog.BAGS.values(), *catalog.OTHERS.values(), catalog.DEMO]:
         paths = {name: member.path for name, member in resolve(bag.name).distinct.items()}
         have = sum(path is not None for path in paths.values())
         cached = "yes" if have == len(paths) else f"{have} of {len(paths)}" if have else "no"
@@ -70,7 +70,7 @@ def _size(bag: catalog.Bag, paths: dict[str, Path | None]) -> str:
 def info_command(name: str, repo: Path | None) -> None:
     """Describe the model NAME, of any spelling that `separate -n` takes."""
     named = resolve(name, repo=repo)
-    if repo is None and name in (bags := catalog.BAGS | {catalog.DEMO.name: catalog.DEMO}):
+    if repo is None and name in (bags := catalog.BAGS | catalog.OTHERS | {catalog.DEMO.name: catalog.DEMO}):
         bag = bags[name]
         for title, text in (("name", bag.name), ("about", bag.about), ("architecture", bag.architecture), ("stems", " ".join(bag.stems))):
             click.echo(f"{title + ':':14}{text}")
@@ -161,7 +161,7 @@ def verify_command(ctx: click.Context, names: Sequence[str], repo: Path | None) 
                 click.echo(f"{signature}: not cached", err=True)
                 failed = True
             continue
-        good = hub.intact(path)
+        good = hub.intact(path) if signature not in catalog.ELSEWHERE else elsewhere.intact(path)
         if good is False:
             click.echo(
                 f"{signature}: CORRUPT {path}; delete it (and {path.resolve()}), then `demucs-np models download {signature}`", err=True

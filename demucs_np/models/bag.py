@@ -17,9 +17,8 @@ from .recipe import Recipe
 class Model(Protocol):
     """A member of a bag. HTDemucs, HDemucs and Demucs are that."""
 
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Names of the stems, in the order of the output."""
+    sources: tuple[str, ...]
+    """Names of the stems, in the order of the output."""
 
     @property
     def samplerate(self) -> int:

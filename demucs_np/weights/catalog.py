@@ -11,6 +11,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from ..models.recipe import Recipe
+
 LEGACY_ROOT = "https://dl.fbaipublicfiles.com/demucs/"
 NAMESPACE = "adefossez"
 DEMO_FILE = Path(__file__).with_name("demo.safetensors")
@@ -34,6 +36,7 @@ class Bag:
     weights: tuple[tuple[float, ...], ...] | None = None  # per member a number per stem; None: all 1
     segment: int | None = None  # seconds; None: the members' own
     stems: tuple[str, ...] = STEMS
+    recipe: Recipe | None = None  # None: the files' own
 
 
 DEMO = Bag("demo", ("demo",), "HTDemucs", "in this package; knows synthesised music only, see docs/demo.md")  # its file is DEMO_FILE
@@ -72,6 +75,47 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     },
     "5c90dfd2": ("demucs.htdemucs.HTDemucs", {"sources": [*SIX_STEMS], **_HYBRID_TRANSFORMER, "bottom_channels": 0}),
     "75fc33f5": ("demucs.hdemucs.HDemucs", {"sources": [*STEMS], "segment": 44}),
+}
+
+_V2 = "Demucs v2 (time-domain)"
+_FILM = Recipe(overlap=0.8, normalize=False)  # as their own program runs them
+
+# Models that others publish, or that demucs published before. Sources: `demucs/pretrained.py` of demucs 2.0.3; for stems and recipes the
+# projects' own programs: https://github.com/inagoy/drumsep, https://github.com/ZFTurbo/MVSEP-CDX23-Cinematic-Sound-Demixing.
+OTHERS: dict[str, Bag] = {
+    bag.name: bag
+    for bag in (
+        Bag("drumsep", ("49469ca8",), "HDemucs", "a drum kit, by inagoy", stems=("kick", "snare", "cymbals", "toms")),
+        Bag("uvr_demucs_1", ("ebf34a2db",), _V3, "UVR_Demucs_Model_1 of Ultimate Vocal Remover", stems=("vocals", "non_vocals")),
+        Bag("uvr_demucs_2", ("ebf34a2d",), _V3, "UVR_Demucs_Model_2 of Ultimate Vocal Remover", stems=("vocals", "non_vocals")),
+        Bag(
+            "cdx23",
+            ("97d170e1-a778de4a", "97d170e1-dbb4db15", "97d170e1-e41a5468"),
+            "HTDemucs",
+            "sound of films, by ZFTurbo: the mean of three",
+            stems=("music", "sfx", "speech"),
+            recipe=_FILM,
+        ),
+        Bag("demucs", ("demucs-e07c671f",), _V2, "second generation, trained on MusDB"),
+        Bag("demucs48_hq", ("demucs48_hq-28a1282c",), _V2, "second generation, 48 channels"),
+        Bag("demucs_extra", ("demucs_extra-3646af93",), _V2, "second generation, trained on more songs"),
+        Bag("demucs_quantized", ("demucs_quantized-07afea75",), _V2, "second generation, quantised"),
+    )
+}
+# File -> address, if there is one that a program can fetch from, and its SHA-256 or the start of it.
+_UVR = "https://github.com/TRvlvr/model_repo/releases/download/all_public_uvr_models/"
+_CDX = "https://github.com/ZFTurbo/MVSEP-CDX23-Cinematic-Sound-Demixing/releases/download/v.1.0.0/"
+ELSEWHERE: dict[str, tuple[str | None, str]] = {
+    "49469ca8": (None, "aefaa8543c9b9c75e22f5f32b53ab86dfe416457849af1383ff1aef83401423f"),
+    "ebf34a2db": (f"{_UVR}ebf34a2db.th", "dbdd521017d706829716055df8a86e7ee5d05a590508488c82ffb551c6edb918"),
+    "ebf34a2d": (f"{_UVR}ebf34a2d.th", "0556f2145e97e96d3c2a33c3879711e7559d7d261fd9773b20e2c580a3beffd0"),
+    "97d170e1-a778de4a": (f"{_CDX}97d170e1-a778de4a.th", "a778de4a72b90482a578bfb6ea6bf41462785d9136c11802c67a864a40f29434"),
+    "97d170e1-dbb4db15": (f"{_CDX}97d170e1-dbb4db15.th", "dbb4db154df7e45a5cb72d1659c48937e757f6d6b0eef8ca4199e6e38f8d8f37"),
+    "97d170e1-e41a5468": (f"{_CDX}97d170e1-e41a5468.th", "e41a54684d3cd6794ee2bb59183ffeb11a9a3d42db873a6a08a9829ac3ef4cfe"),
+    **{
+        name: (f"{LEGACY_ROOT}v3.0/{name}.th", name.rpartition("-")[2])
+        for name in ("demucs-e07c671f", "demucs48_hq-28a1282c", "demucs_extra-3646af93", "demucs_quantized-07afea75")
+    },
 }
 
 # Class and arguments of published models, for files of the same shape that say nothing of themselves.

@@ -52,7 +52,7 @@ def add(source: Path, name: str, described: Described | None = None, stems: Sequ
     """
     if not NAME.fullmatch(name) or name.endswith((".yaml", ".safetensors")):
         raise UsageError(f"{name!r} cannot be a model's name: letters, digits, and . _ - after the first, at most 64")
-    if name in catalog.BAGS or name in catalog.LEGACY or name == catalog.DEMO.name:
+    if name in catalog.BAGS or name in catalog.OTHERS or name in catalog.LEGACY or name == catalog.DEMO.name:
         raise UsageError(f"{name!r} is the name of a published model; choose another")
     if has(name):
         raise UsageError(f"there is a model {name!r} already; choose another, or first `demucs-np models remove {name}`")

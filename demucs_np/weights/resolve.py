@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import ModelError, UsageError, shown
 from ..models.config import Config, DemucsConfig, HTDemucsConfig, config_from_arguments
-from . import catalog, hub, own
+from ..models.recipe import Recipe
+from . import catalog, elsewhere, hub, own
 from .files import check_named_checksum
 from .formats import read_model_file
 from .formats.checkpoint import Checkpoint
@@ -58,7 +59,8 @@ class Named:
     members: tuple[Member, ...]
     weights: tuple[tuple[float, ...], ...] | None = None
     segment: float | None = None
-    sources: tuple[str, ...] | None = None  # the stems, where they are known before a file is read
+    sources: tuple[str, ...] | None = None  # the stems, where they are known before a file is read; then its own names do not count
+    recipe: Recipe | None = None  # None: the files' own
 
     @property
     def distinct(self) -> dict[str, Member]:
@@ -77,6 +79,10 @@ class Named:
 
         paths = {name: member.get(report) for name, member in self.distinct.items()}
         models = {name: build(read_model(path), backend) for name, path in paths.items()}
+        for model in models.values():
+            model.recipe = self.recipe or model.recipe
+            if self.sources and len(self.sources) == len(model.sources):
+                model.sources = self.sources
         return BagOfModels([models[member.name] for member in self.members], self.weights, self.segment)
 
 
@@ -132,6 +138,9 @@ def resolve(
     if name in catalog.LEGACY:
         stems = next(bag.stems for bag in catalog.BAGS.values() if name in bag.signatures)
         return Named(name, name, (_published(name, name),), sources=stems)
+    if name in catalog.OTHERS and not own.has(name):
+        bag = catalog.OTHERS[name]
+        return Named(name, name, tuple(map(_elsewhere, bag.signatures)), sources=bag.stems, recipe=bag.recipe)
     if own.has(name):
         return _in_folder(LocalRepo(own.folder()), name, beyond=True)
     path = Path(name)
@@ -150,6 +159,10 @@ def _here(name: str, path: Path) -> Member:
 
 def _published(signature: str, asked: str) -> Member:
     return Member(signature, lambda: hub.find(signature), lambda report: hub.fetch(signature, report, asked))
+
+
+def _elsewhere(name: str) -> Member:
+    return Member(name, lambda: elsewhere.find(name), lambda report: elsewhere.checked(name, report))
 
 
 def _in_folder(repo: LocalRepo, name: str, beyond: bool = False) -> Named:
@@ -208,7 +221,7 @@ def _unknown(name: str) -> str:
         return f"{name}: a folder; name a model's file in it, or give the folder with --repo"
     mine = own.catalogue()
     names = [*mine.files, *mine.bags] if mine else []
-    near = difflib.get_close_matches(name, [*catalog.BAGS, *catalog.LEGACY, catalog.DEMO.name, *names], 1)
+    near = difflib.get_close_matches(name, [*catalog.BAGS, *catalog.OTHERS, *catalog.LEGACY, catalog.DEMO.name, *names], 1)
     hint = f"did you mean {near[0]}?" if near else "published are " + ", ".join(catalog.BAGS) + f", and {catalog.DEMO.name} is bundled"
     return f"unknown model {name!r}: {hint} (or give the path of a .safetensors file)"
 
@@ -275,6 +288,6 @@ def list_models(repo: str | os.PathLike[str] | None = None) -> dict[str, list[st
     if repo is None:
         mine = own.catalogue()
         bags, files = (sorted(mine.bags), sorted(mine.files)) if mine else ([], [])
-        return {"bag": [*catalog.BAGS, *bags], "single": [*sorted(catalog.LEGACY), catalog.DEMO.name, *files]}
+        return {"bag": [*catalog.BAGS, *catalog.OTHERS, *bags], "single": [*sorted(catalog.LEGACY), catalog.DEMO.name, *files]}
     local = LocalRepo(repo)
     return {"bag": sorted(local.bags), "single": sorted(local.files)}
