@@ -64,7 +64,12 @@ def test_verify_with_a_report_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "text"), [(None, "not a readable golden file"), (b"RIFF" * 10, "not a readable golden file"), (b"", "not a readable")]
+    ("content", "text"),
+    [
+        (None, "g.safetensors: no such file; `demucs-np golden MODEL -o FILE` makes"),
+        (b"RIFF" * 10, "not a readable golden file"),
+        (b"", "not a readable golden file"),
+    ],
 )
 def test_verify_of_what_is_no_golden_file(content: bytes | None, text: str, tmp_path: Path) -> None:
     path = tmp_path / "g.safetensors"

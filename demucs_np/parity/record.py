@@ -113,6 +113,8 @@ def load_golden(path: str | os.PathLike[str]) -> Golden:
 
     Raises ModelError when it is missing, truncated, not a golden file, or of a format newer than this program knows.
     """
+    if not os.path.exists(path):
+        raise ModelError(f"{os.fspath(path)}: no such file; `demucs-np golden MODEL -o FILE` makes golden files")
     try:
         with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
             metadata = file.metadata() or {}
