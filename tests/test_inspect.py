@@ -83,6 +83,13 @@ def test_stars_and_shapes_are_what_a_trace_records(name: str) -> None:
     assert sorted(taps) == sorted(extra)
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_shapes_are_those_that_upstream_gave(case: Case) -> None:
+    golden = load_golden(GOLDEN / f"{case.name}.safetensors")
+    found = {module.path or "output": module.shape for module in modules(golden.config, golden.mix.shape[2])}
+    assert {name: found[name] for name in golden.layers} == {name: layer.shape for name, layer in golden.layers.items()}
+
+
 def test_published_sizes() -> None:
     """Parameters as the models' authors count them; multiply-adds of the 4-stem model by hand for its largest parts."""
     tree = {m.path: m for m in modules(config_from_arguments("demucs.htdemucs.HTDemucs", (), HTDEMUCS | {"sources": list(STEMS)}))}

@@ -38,7 +38,7 @@ def trace(
     """Run one segment of TRACK through a model and keep its activations, under the names and in the order of axes of upstream.
 
     The track is normalised as `separate` does. `demucs-np inspect` lists the layers (those with a star). Patterns that end with their
-    name also reach '*.skip' (what a decoder layer is given from its encoder layer), '*.heads' (what each attention head adds up) and
+    name also reach '*.skip' (what a decoder layer is given from its encoder layer), '*.heads' (each attention head's output) and
     '*.weights' (how much of each key each query takes; large).
     """
     if out is None and plot is None:
