@@ -131,7 +131,11 @@ class Archive:
             archive.writestr(f"{self.root}/data.pkl", package if isinstance(package, bytes) else pickled(package))
             archive.writestr(f"{self.root}/byteorder", self.order)
             for key, data in self.members.items():
-                archive.writestr(f"{self.root}/data/{key}", data)
+                info = zipfile.ZipInfo(f"{self.root}/data/{key}")
+                # As PyTorch does, so that numbers lie at multiples of 64 bytes.
+                padding = -(archive.fp.tell() + 30 + len(info.filename) + 4) % 64  # type: ignore[union-attr]
+                info.extra = b"FB" + struct.pack("<H", padding) + b"Z" * padding
+                archive.writestr(info, data)
             archive.writestr(f"{self.root}/version", "3\n")
             for name, data in more.items():
                 archive.writestr(name, data)
