@@ -57,10 +57,15 @@ def test_verify_reports_a_failure(tmp_path: Path) -> None:
     assert 'failures="2"' in (tmp_path / "junit.xml").read_text()
 
 
-def test_verify_with_a_report_that_cannot_be_written(tmp_path: Path) -> None:
-    result = invoke("verify", GOLDEN, "--backend", "numpy", "--junit", tmp_path / "nowhere" / "junit.xml")
+@pytest.mark.parametrize("command", [["verify", "none.safetensors", "--junit"], ["golden", "none.safetensors", "-o"]])
+def test_what_cannot_be_written_is_told_before_the_work(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = invoke(*command, tmp_path / "file" / "out")
     assert result.exit_code == 1
-    assert "cannot be written" in result.output
+    assert "file/out: cannot be written (not a directory); choose another place or free some space" in result.output
+    result = invoke(*command, tmp_path / "folder" / "out")  # a folder is made with its file, not before
+    assert "written" not in result.output
+    assert (tmp_path / "folder").exists() == (command[0] == "verify")
 
 
 @pytest.mark.parametrize(

@@ -242,7 +242,8 @@ def test_plots_without_matplotlib(setting: tuple[Path, Path], tmp_path: Path, mo
         (["--layers", "decoder.?.*kip", "-o", "x"], 2, "no layer matches"),
         ([], 2, "nothing to write: give -o FILE.safetensors, --plot FOLDER, or both"),
         (["--at", "9", "-o", "x"], 1, "song.wav: is 1.50 s long; choose an --at before its end"),
-        (["-o", "song.wav/taps"], 1, "taps: cannot be written (file exists); choose another place or free some space"),
+        (["-o", "song.wav/taps"], 1, "song.wav/taps: cannot be written (not a directory); choose another place or free some space"),
+        (["-o", "n" * 300], 1, "cannot be written (file name too long); choose another place"),
     ],
 )
 def test_bad_options(

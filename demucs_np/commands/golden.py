@@ -21,7 +21,9 @@ from .terminal import say
 def golden(model: str, out: Path, repo: Path | None, audio: Path | None, at: float, seed: int, verbose: bool) -> None:
     """Record what PyTorch computes with the weights of MODEL, layer by layer. Needs torch and demucs."""
     from ..parity.named import record_model
+    from ..weights.files import check_writable
 
+    check_writable(out)
     say("running upstream in PyTorch twice, in float32 and float64; a full-size model takes a minute")
     recorded = record_model(model, repo=repo, audio=audio, at=at, seed=seed)
     recorded.save(out)

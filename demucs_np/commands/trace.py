@@ -48,7 +48,10 @@ def trace(
 
         require_matplotlib()
     from ..inspection.tracing import save, trace_track
+    from ..weights.files import check_writable
 
+    for target in filter(None, (out, plot and plot / "encoder.0.png")):
+        check_writable(target)
     say(f"running one segment of {track.name}")
     taps, scale = trace_track(track, name, repo=repo, at=at, layers=layers or None, backend=backend, threads=threads)
     size = sum(activation.nbytes for activation in taps.values())

@@ -34,24 +34,23 @@ def verify(
     """
     from ..parity.named import verify_file
     from ..parity.verify import junit_of_refusal
+    from ..weights.files import check_writable, written_whole
 
+    def write(text: str) -> None:
+        if junit:
+            with written_whole(junit) as target:
+                target.write(text.encode())
+
+    if junit:
+        check_writable(junit)
     suite = f"{file.name} ({backend})"
     say(f"running {name or 'the model'} layer by layer")
     try:
         report = verify_file(file, name, repo=repo, backend=backend, threads=threads)
     except DemucsError as error:
-        if junit:
-            _write(junit, junit_of_refusal(suite, error))
+        write(junit_of_refusal(suite, error))
         raise
-    if junit:
-        _write(junit, report.junit(suite))
+    write(report.junit(suite))
     click.echo(report.json() if as_json else str(report))
     if not report.passed:
         raise click.exceptions.Exit(1)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DemucsError(f"{path}: cannot be written ({error.strerror}); choose another place for --junit") from error

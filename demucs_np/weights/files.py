@@ -26,17 +26,33 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
-        raise DemucsError(f"{path}: cannot be written ({reason_of(error)}); choose another place or free some space") from None
+        raise _unwritable(path, error) from None
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
-        raise DemucsError(f"{path}: cannot be written ({reason_of(error)}); choose another place or free some space") from None
+        raise _unwritable(path, error) from None
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def check_writable(path: Path) -> None:
+    """Raise DemucsError before work that takes minutes, if `written_whole` would raise it afterwards."""
+    try:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        with contextlib.suppress(FileNotFoundError):
+            path.lstat()  # a name that is too long is found here
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> DemucsError:
+    return DemucsError(f"{path}: cannot be written ({reason_of(error)}); choose another place or free some space")
 
 
 def _umask() -> int:
