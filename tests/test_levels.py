@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,13 @@ import soundfile
 from fakes import SOURCES, FakeModel
 from files import music
 
-from demucs_np import AudioError, Separator, UsageError
-from demucs_np.audio import Encoding
+from demucs_np import AudioError, BagOfModels, ModelError, Separator, UsageError, apply_model, audio
+from demucs_np.audio import Encoding, tags
 from demucs_np.audio.levels import told_changes
 from demucs_np.errors import AudioWarning
 from demucs_np.kernels.resample import resample
+from demucs_np.models.bag import mean_of
+from demucs_np.weights.resolve import resolve
 
 MODES: tuple[Any, ...] = ("rescale", "common", "clamp", "tanh", "none")
 STEPS = {("wav", 16): 2**-15, ("wav", 24): 2**-23, ("wav", 32): 0.0, ("flac", 16): 2**-15, ("flac", 24): 2**-23}
@@ -110,9 +115,9 @@ def test_rate_and_length_of_the_files(tmp_path: Path, of_track: int, rate: Any) 
     for name, stem in plain.items():
         info = soundfile.info(tmp_path / "song" / f"{name}.wav")
         assert (info.samplerate, info.frames) == (expected_rate, count)
-        expected = resample(stem, model_rate, expected_rate)
+        expected = resample(stem, model_rate, expected_rate, fine=True)
         np.testing.assert_allclose(stems[name][: expected.shape[1]], expected.T[:count], rtol=0, atol=2**-22)
-    whole = track if expected_rate == of_track else resample(track.T.astype(np.float32), of_track, expected_rate).T
+    whole = track if expected_rate == of_track else resample(track.T.astype(np.float32), of_track, expected_rate, fine=True).T
     assert np.abs(sum(stems.values()) - whole).max() <= 2**-23
 
 
@@ -152,3 +157,52 @@ def test_parts_that_are_not_there(tmp_path: Path) -> None:
         with pytest.raises(error, match=text):
             sep.separate_to_files(tmp_path / "song.wav", tmp_path / "out", **options)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+TAGS = {"title": "Tïtle: a song", "artist": "Ärtist", "album": "Album", "tracknumber": "3/12", "date": "1999", "genre": "Slow Jazz"}
+
+
+@pytest.mark.parametrize("form", ["wav", "flac", "mp3"])
+@pytest.mark.parametrize("source", ["flac", "mp3", "m4a", "ogg", "wv"])
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the program ffmpeg is missing")
+def test_tags_are_carried_over(tmp_path: Path, form: Any, source: str) -> None:
+    soundfile.write(tmp_path / "plain.wav", music(8000).T, 16000)
+    said = [part for name, text in TAGS.items() for part in ("-metadata", f"{name.replace('number', '')}={text}")]
+    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "plain.wav", *said, tmp_path / f"song.{source}"], check=True)
+    sep = Separator(FakeModel(samplerate=16000, gain=0.1), stems=["bass"])
+    (file,) = sep.separate_to_files(tmp_path / f"song.{source}", tmp_path, encoding=Encoding(form)).values()
+    probe = ["ffprobe", "-v", "error", "-show_entries", "format_tags", "-of", "json", str(file)]
+    found = json.loads(subprocess.run(probe, check=True, capture_output=True).stdout)["format"]["tags"]
+    found = {{"track": "tracknumber"}.get(name.lower(), name.lower()): text for name, text in found.items() if name != "encoder"}
+    assert found == {**TAGS, "title": "Tïtle: a song (bass)"}
+    with audio.open_track(file) as written:
+        assert written.tags == found
+        assert sum(block.shape[1] for block in written.blocks()) == pytest.approx(8000, abs=2400)
+
+
+def test_no_tags_no_bytes(tmp_path: Path) -> None:
+    pcm_song(tmp_path / "song.wav")
+    (file,) = Separator(FakeModel(gain=0.1), stems=["bass"]).separate_to_files(tmp_path / "song.wav", tmp_path).values()
+    assert file.stat().st_size == 44 + 1500 * 4
+    assert tags.of_stem({"artist": "A"}, "bass", "song") == {"artist": "A", "title": "song (bass)"}
+    assert tags.clean({"title": " a\0b\n c ", "genre": " ", "comment": "x"}) == {"title": "a b c"}
+
+
+def test_the_mean_of_models(tmp_path: Path) -> None:
+    one, two = (BagOfModels([FakeModel(gain=gain), FakeModel(gain=3 * gain)], [[1, 1, 3, 1], [1, 0, 1, 1]]) for gain in (0.1, 0.2))  # type: ignore[list-item]
+    both = mean_of([one, two])
+    wav = music(1500)
+    expected = (apply_model(one, wav) + apply_model(two, wav)) / 2
+    np.testing.assert_allclose(apply_model(both, wav), expected, rtol=0, atol=1e-6)
+    named = resolve("demo, demo")
+    assert (named.folder, len(named.members), named.sources) == ("demo+demo", 2, resolve("demo").sources)
+    assert len(named.load("numpy").models) == 2
+    for name, text in [
+        ("htdemucs,htdemucs_6s", "htdemucs has drums, bass, other, vocals but htdemucs_6s has .* the same stems can be averaged"),
+        ("htdemucs,", "unknown model ''"),
+        ("demo,htdemuc", "did you mean htdemucs"),
+    ]:
+        with pytest.raises(ModelError, match=text):
+            resolve(name)
+    with pytest.raises(ModelError, match="model 3 of the bag has sources"):
+        mean_of([one, BagOfModels([FakeModel(sources=("a", "b"))])])  # type: ignore[list-item]

@@ -13,6 +13,7 @@ from .source import ArraySource as ArraySource
 from .source import Slice as Slice
 from .source import Source as Source
 from .source import Spool as Spool
+from .tags import of_stem as of_stem
 from .track import Note as Note
 from .track import Track as Track
 from .track import check_track as check_track

@@ -18,6 +18,10 @@ class Decoder(Protocol):
     channels: int
     samples: int | None  # as the file's header says; None: it does not say
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """Of the names in `tags.NAMES`, those that the file has."""
+
     def read(self, size: int) -> np.ndarray:
         """The next `size` frames, float32 (frames, channels); fewer at the end only, none after it. Raises Undecodable."""
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..errors import AudioError
 from .decoder import Undecodable
+from .tags import clean
 
 
 class Ffmpeg:
@@ -41,6 +42,13 @@ class Ffmpeg:
         estimated = "Estimating duration" in self._text()
         seconds = None if found is None or estimated else int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
         self.samples = None if seconds is None else round(seconds * self.samplerate)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """As ffmpeg prints them, of the file or else of a stream."""
+        said = self._text().partition("Output #0")[0]
+        found = re.findall(r"^(?:\[info\])? +(title|artist|album|track|date|genre) *: (.*)$", said, re.MULTILINE | re.IGNORECASE)
+        return clean({{"track": "tracknumber"}.get(name.lower(), name.lower()): text for name, text in reversed(found)})
 
     def read(self, size: int) -> np.ndarray:
         frame = 4 * self.channels

@@ -13,6 +13,7 @@ from ..errors import AudioError, reason_of
 from . import source
 from .decoder import Undecodable
 from .parts import Part, has_parts, parts_of
+from .tags import clean
 from .window import Window
 
 STEP = 8192  # frames of a FLAC that are read at a time: those before a damaged place in the same step are lost
@@ -34,6 +35,7 @@ class Sndfile:
         self._file, self._told, self._there = file, told, there
         self.samplerate = int(file.samplerate)
         self.channels = int(file.channels)
+        self.tags = clean(file.copy_metadata())
         self.samples = int(file.frames) if file.frames < 1 << 60 else None  # a FLAC that was written into a pipe
         self._step = STEP if file.format == "FLAC" else source.BLOCK
         self._position = 0
@@ -78,7 +80,7 @@ class Joined:
 
     def __init__(self, parts: list[Sndfile], name: str) -> None:
         self._parts = parts
-        self.samplerate, self.channels = parts[0].samplerate, parts[0].channels
+        self.samplerate, self.channels, self.tags = parts[0].samplerate, parts[0].channels, parts[0].tags
         for part in parts:
             if (part.samplerate, part.channels) != (self.samplerate, self.channels):
                 raise AudioError(
@@ -117,6 +119,9 @@ def open_sndfile(location: str, name: str) -> Iterator[Sndfile | Joined]:
             # read, not mapped: a file that another program cuts meanwhile would end this one
             parts = parts_of(file.read(), name) if has_parts(file.read(4)) and file.seek(0) == 0 else []
             decoders = [Sndfile(opener(part), part.skip, part.told, part.there) for part in parts] or [Sndfile(opener(None))]
+            if parts and parts[0].start:  # an MP3's tag stands before its first frame
+                with contextlib.suppress(soundfile.SoundFileError), Forward(Window(file)) as whole:
+                    decoders[0].tags = clean(whole.copy_metadata())
         except (soundfile.SoundFileError, OSError, ValueError) as error:
             raise Undecodable(reason_of(error)) from error
         yield decoders[0] if len(decoders) == 1 else Joined(decoders, name)

@@ -45,6 +45,7 @@ class Track:
         check_rate(decoder.samplerate, name)
         self.samplerate = decoder.samplerate  # Hz
         self.channels = decoder.channels
+        self.tags = decoder.tags  # title, artist, album, tracknumber, date, genre, as far as they are told
         self.samples = decoder.samples  # as the header says, and some files hold less or more; None: it does not say
 
     def blocks(self, size: int | None = None) -> Generator[np.ndarray, None, None]:

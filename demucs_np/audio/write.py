@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..errors import AudioError, UsageError, reason_of
 from . import source
 from .levels import ClipMode, prevent_clip
 from .source import Source
+from .tags import id3
 from .wav import wav_header
 
 
@@ -116,11 +118,25 @@ def _write_compressed(
         level = _mp3_compression_level(encoding.bitrate, samplerate)
         options = {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT", "compression_level": level}
     with soundfile.SoundFile(path, "w", samplerate, channels, **options) as file:
-        for name, text in tags.items():
+        for name, text in tags.items() if encoding.format == "flac" else ():
             setattr(file, name, text)
         for frames in blocks:
             # In the top bits of int32: libsndfile 1.2 garbles stereo int16 on its way to the MP3 encoder.
             file.write(frames.astype(np.int32) << (32 - encoding.depth))
+    if encoding.format == "mp3" and tags:
+        _put_before(path, id3(tags))
+
+
+def _put_before(path: Path, head: bytes) -> None:
+    behind = path.with_suffix(".head.part")
+    try:
+        with open(path, "rb") as frames, open(behind, "wb") as file:
+            file.write(head)
+            shutil.copyfileobj(frames, file)
+        os.replace(behind, path)
+    except BaseException:
+        behind.unlink(missing_ok=True)
+        raise
 
 
 def _mp3_compression_level(bitrate: int, samplerate: int) -> float:

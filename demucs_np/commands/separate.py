@@ -69,7 +69,7 @@ class RateOfFiles(click.ParamType):
 @click.argument("tracks", nargs=-1, type=click.Path(path_type=Path, readable=False))
 @click.option(
     "-n", "--name", default="htdemucs", show_default=True, shell_complete=completion.models,
-    help="Model: a published name, or the path of a .safetensors file.",
+    help="Model: a published name, or the path of a .safetensors file; several with commas: their mean.",
 )  # fmt: skip
 @click.option("-s", "--sig", metavar="NAME", help="The same as -n: the signature of a single model.")
 @click.option("--repo", type=click.Path(path_type=Path), help="Folder with models (.safetensors, .th) and bags (.yaml), for use with -n.")

@@ -130,6 +130,15 @@ class BagOfModels:
         return weighted_average([model(mix) for model in self.models], self.weights)
 
 
+def mean_of(bags: Sequence[BagOfModels]) -> BagOfModels:
+    """A bag in which each of the `bags` weighs the same for every stem. Raises ModelError if they do not agree."""
+    weights = []
+    for bag in bags:
+        totals = [sum(column) for column in zip(*bag.weights, strict=True)]
+        weights += [[weight / total for weight, total in zip(row, totals, strict=True)] for row in bag.weights]
+    return BagOfModels([model for bag in bags for model in bag.models], weights)
+
+
 def fills_segment(model: Model) -> bool:
     """Whether the model is an HTDemucs, the only architecture whose chunks are filled up to the segment."""
     return hasattr(model.config, "use_train_segment")

@@ -74,7 +74,7 @@ class Cut:
             raise AudioError(f"{name}: a part of {wanted.duration} seconds has no samples at {rate} Hz; choose a longer one")
         if rate == length.model_rate:
             return cls(rate, rate, first, stop - first, first, stop, 0)
-        converter = Resampler(length.model_rate, rate)
+        converter = Resampler(length.model_rate, rate, fine=True)
         periods = max(0, first // converter.new - math.ceil(converter.lookahead / converter.old))
         end = min(length.model_samples, -(-stop * converter.old // converter.new) + converter.lookahead + 1)
         return cls(rate, length.model_rate, first, stop - first, periods * converter.old, end, first - periods * converter.new)
@@ -94,7 +94,7 @@ class Cut:
 
     def convert(self, stem: Source, append: Callable[[np.ndarray], object], backend: str) -> None:
         """Give `append` the samples at the files' rate, from a `stem` that holds those at the model's."""
-        resampler = Resampler(self.model_rate, self.rate, backend)
+        resampler = Resampler(self.model_rate, self.rate, backend, fine=True)
         at = -self.skip  # of the next output sample in the cut
         for block in pieces(stem):
             out = resampler.push(block)

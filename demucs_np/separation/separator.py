@@ -140,7 +140,8 @@ class Separator:
         of the format. With `clip="common"` all have one gain, and are the track with that gain.
 
         `rate`: Hz of the files, "original" for the track's own, with as many samples as it has (None: the model's). `start` and `duration`
-        choose a part, in seconds; it has the samples that a separation of the whole track has there.
+        choose a part, in seconds; it has the samples that a separation of the whole track has there. Title, artist, album, track number,
+        date and genre are the track's, with the stem's name in the title.
 
         "-" is standard input; `track` chooses one of several audio streams, counted from 1 (None: the default one).
         `note` is told what of a damaged file is kept, and which stems were changed against clipping.
@@ -169,7 +170,11 @@ class Separator:
             stems = self._separate(heard, cut, outputs, spool, str(path))
             mix = Slice(heard.mix, cut.first, cut.first + cut.count) if residual else None
             levels = Levels(stems, {name: stem.peak for name, stem in stems.items()}, clip, encoding, mix)
-            self._write(levels, targets, (self.audio_channels, cut.count), cut.rate, encoding)
+            for number, (name, target) in enumerate(targets.items()):
+                self._tell(Event("write", number, len(targets), None))
+                tags = audio.of_stem(heard.tags, name, path.stem)
+                audio.write_frames(target, levels.frames(name), (self.audio_channels, cut.count), cut.rate, encoding, tags)
+            self._tell(Event("write", len(targets), len(targets), 0.0))
         if told := levels.told():
             note(f"{path}: {told}")
         return targets
@@ -180,7 +185,7 @@ class Separator:
         with audio.open_track(path, number, note) as track:
             rate = track.samplerate if rate == "original" else rate or self.samplerate
             mix = spool() if residual and rate != self.samplerate else None
-            converter, samples = Resampler(track.samplerate, rate, self.model.backend), 0
+            converter, samples = Resampler(track.samplerate, rate, self.model.backend, fine=True), 0
 
             def also(block: np.ndarray) -> None:
                 nonlocal samples
@@ -194,7 +199,7 @@ class Separator:
             if mix is not None:
                 mix.append(converter.finish())
             length = Length(track.samplerate, samples, self.samplerate, origin.samples)
-        return Heard(origin, mix or origin, moments, length)
+        return Heard(origin, mix or origin, moments, length, track.tags)
 
     def _separate(self, heard: Heard, cut: Cut, outputs: Outputs, spool: Callable[[], Spool], name: str) -> dict[str, Spool]:
         """The cut of each output, at the files' rate."""
@@ -214,12 +219,6 @@ class Separator:
                 cut.convert(stem, converted[output].append, self.model.backend)
             stem.close()
         return converted
-
-    def _write(self, levels: Levels, targets: dict[str, Path], shape: tuple[int, int], rate: int, encoding: Encoding) -> None:
-        for number, (name, target) in enumerate(targets.items()):
-            self._tell(Event("write", number, len(targets), None))
-            audio.write_frames(target, levels.frames(name), shape, rate, encoding)
-        self._tell(Event("write", len(targets), len(targets), 0.0))
 
     def read(self, path: Path, number: int | None = None, note: Note = warn) -> Generator[np.ndarray, None, None]:
         """The file's samples as the model wants them, block by block: float32 (channels, samples). Raises AudioError."""
@@ -282,3 +281,4 @@ class Heard:
     mix: Spool  # at the rate of the files
     moments: Moments
     length: Length
+    tags: dict[str, str]

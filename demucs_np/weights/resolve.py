@@ -61,6 +61,7 @@ class Named:
     segment: float | None = None
     sources: tuple[str, ...] | None = None  # the stems, where they are known before a file is read; then its own names do not count
     recipe: Recipe | None = None  # None: the files' own
+    parts: tuple[Named, ...] = ()  # where several names were given with commas: each is to weigh the same
 
     @property
     def distinct(self) -> dict[str, Member]:
@@ -75,8 +76,12 @@ class Named:
 
     def load(self, backend: str = "numba", report: hub.Report = hub.to_stderr) -> BagOfModels:
         """The models, ready to run. All files are fetched first: better to learn at once that one cannot be had."""
-        from ..models.bag import BagOfModels
+        from ..models.bag import BagOfModels, mean_of
 
+        if self.parts:
+            for member in self.distinct.values():
+                member.get(report)
+            return mean_of([part.load(backend, report) for part in self.parts])
         paths = {name: member.get(report) for name, member in self.distinct.items()}
         models = {name: build(read_model(path), backend) for name, path in paths.items()}
         for model in models.values():
@@ -121,6 +126,7 @@ def resolve(
     - a published name (`htdemucs`) or signature (`955717e8`);
     - a name that the user has given to a model of their own (see `own`);
     - `hf://owner/name`, another owner's bag on the hub, whose small `.yaml` is fetched for this; `owner/name` too;
+    - several of them with commas, `htdemucs,hdemucs_mmi`: their mean;
     - with `repo`, nothing but a model or bag of that folder, by its name there.
 
     Raises ModelError for an unknown name, WeightsError for a bag that cannot be read.
@@ -128,6 +134,8 @@ def resolve(
     name = os.fspath(name_or_path)
     if "\0" in name:
         raise ModelError(f"{shown(name)} is no name of a model: it holds a zero byte")
+    if "," in name and not os.path.exists(name):
+        return _mean(name, [resolve(part.strip(), repo=repo, report=report) for part in name.split(",")])
     if repo is not None:
         return _in_folder(LocalRepo(repo), name)
     if name == catalog.DEMO.name:
@@ -151,6 +159,17 @@ def resolve(
     if name.startswith(HUB_SCHEME) or (name.count("/") == 1 and not path.exists()):
         return _on_the_hub(name, report)
     raise ModelError(_unknown(name))
+
+
+def _mean(name: str, parts: list[Named]) -> Named:
+    """Raises ModelError where it is known by now that their stems differ."""
+    known = [part for part in parts if part.sources]
+    for part in known[1:]:
+        if part.sources != known[0].sources:
+            stems = " but ".join(f"{each.name} has {', '.join(each.sources or ())}" for each in (known[0], part))
+            raise ModelError(f"{name}: {stems}; only models with the same stems can be averaged")
+    members = tuple(member for part in parts for member in part.members)
+    return Named(name, "+".join(part.folder for part in parts), members, sources=known[0].sources if known else None, parts=tuple(parts))
 
 
 def _here(name: str, path: Path) -> Member:

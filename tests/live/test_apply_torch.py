@@ -132,7 +132,7 @@ def test_a_whole_track(tmp_path: Path) -> None:
     origin, stems = Separator(model).separate_audio_file(path)
     assert np.array_equal(origin, wav.numpy())
     assert decibels(np.stack(list(stems.values())), theirs) > 120
-    written = Separator(model).separate_to_files(path, tmp_path / "out")
+    written = Separator(model).separate_to_files(path, tmp_path / "out", note=lambda told: None)  # its stems are loud
     for number, file in enumerate(written.values()):
         demucs.audio.save_audio(torch.from_numpy(theirs[number]), tmp_path / "theirs.wav", 1000)
         ours_16, theirs_16 = (soundfile.read(name, dtype="int16")[0].astype(int) for name in (file, tmp_path / "theirs.wav"))
