@@ -24,7 +24,7 @@ from .cut import Cut, Length, Rate, Wanted
 from .loudness import Moments, Normalised, louder
 from .outputs import RESIDUAL, Levels, OtherMethod, Outputs
 from .progress import as_progress
-from .targets import check_targets, made_folders, output_paths, writable
+from .targets import made_folders, output_paths, writable
 
 WAV_16 = Encoding()
 ARRAY = "the array"  # what messages call it
@@ -156,9 +156,7 @@ class Separator:
         targets = output_paths(path, folder, filename, names, encoding.format)
         self.options.check(self.model)
         with made_folders(folder) as folders, contextlib.ExitStack() as stack:
-            for target in targets.values():
-                folders.make(target.parent)
-            check_targets(targets.values())
+            folders.prepare(targets.values())
 
             def spool() -> Spool:
                 with writable(folder):

@@ -73,6 +73,13 @@ class Folders:
     def __init__(self) -> None:
         self.made: list[Path] = []
 
+    def prepare(self, targets: Iterable[Path]) -> None:
+        """Make the folders of files to be written. Raises AudioError for a file that could not be."""
+        targets = list(targets)
+        for target in targets:
+            self.make(target.parent)
+        check_targets(targets)
+
     def make(self, folder: Path) -> None:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         with writable(folder):
