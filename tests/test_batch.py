@@ -184,6 +184,16 @@ def test_two_tracks_that_would_write_one_file(library: Path) -> None:
     assert run(str(library), "-o", str(library / "out"), "-n", "demo", "--filename", "{track}.{trackext}/{stem}.{ext}").exit_code == 0
 
 
+def test_a_track_that_is_named_twice(library: Path) -> None:
+    args = ("-o", str(library / "out"), "-n", "demo", "--dry-run")
+    assert run(str(library), str(library), *args).output.startswith("4 tracks to do")
+    (library / "a.csv").write_text("track,shifts\nthree.wav,1\nthree.wav,2\n")
+    done = run(str(library / "a.csv"), *args)
+    assert done.exit_code == 2
+    (line,) = done.output.strip().splitlines()
+    assert re.fullmatch(r"Error: a.csv, row 3: .*three.wav is there twice, with other options but the same files; keep one", line)
+
+
 def test_other_bad_input(library: Path, tmp_path: Path) -> None:
     for args, expected in (
         (["nothere"], "Error: nothere: cannot be read (no such file or directory)\n"),

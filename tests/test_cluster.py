@@ -93,6 +93,14 @@ def test_two_workers_write_what_one_process_does(cluster: tuple[str, Path], libr
     assert tree(tmp_path) == expected
 
 
+def test_a_cluster_of_this_machine(library: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
+    folder, expected = library
+    done = batch(f"{folder}/*.wav", "-o", str(tmp_path), "-n", "demo", "--dask", "local")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("4 tracks done"), "Dask says nothing of its own"
+    assert tree(tmp_path) == expected
+
+
 def test_weights_are_sent_to_workers_that_lack_them(
     cluster: tuple[str, Path], library: tuple[Path, dict[str, bytes]], tmp_path: Path
 ) -> None:

@@ -127,7 +127,7 @@ class FileJournal:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, before)
-            raise AudioError(f"{self.path}: cannot be written ({reason_of(error)})") from None
+            raise AudioError(f"{self.path}: cannot be written ({reason_of(error)}); put that right and run it again") from None
 
     def close(self) -> None:
         os.close(self._file)

@@ -64,12 +64,17 @@ def make_plan(
     do not fit the model.
     """
     plan, claims, settings = Plan(), Claims(), Settings()
+    planned: dict[str, Job] = {}
     for source in tracks:
         job = job_of(source)
         job = dataclasses.replace(job, folder=_join(job.folder, str(PurePosixPath(source.relative).parent)))
         key = _key(job, out)
         claims.check(_placed(job))
         claims.add(_placed(job))
+        if planned.setdefault(key, job) is not job:
+            if planned[key] == job:  # named twice
+                continue
+            raise UsageError(f"{source.origin or job.track}: {job.track} is there twice, with other options but the same files; keep one")
         if not in_shard(source.relative, shard):
             continue
         task = Task(job, key, source.relative, source.stamp, source.size, settings.digest(job), out)
