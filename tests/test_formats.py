@@ -10,18 +10,26 @@ from typing import Any
 import numpy as np
 import packages
 import pytest
+import yaml
+from click.testing import CliRunner
 from packages import Archive
 
+from demucs_np.commands.main import main
 from demucs_np.errors import DemucsError, UsageError, WeightsError
 from demucs_np.models.config import SecondDemucsConfig
+from demucs_np.models.layout import expected_tensors
 from demucs_np.models.recipe import Recipe
 from demucs_np.parity.recipe import draw_tensors
+from demucs_np.parity.record import load_golden
+from demucs_np.parity.seeded import seeded_model
+from demucs_np.parity.testing import assert_parity
 from demucs_np.weights import list_models, load_model
 from demucs_np.weights.convert import convert_file
 from demucs_np.weights.formats import read_model_file
 from demucs_np.weights.formats.described import read_description
 from demucs_np.weights.resolve import read_model
 
+GOLDEN = Path(__file__).parent / "golden" / "ht_mono.safetensors"
 KWARGS: dict[str, Any] = {
     "sources": ["vocals", "other"],
     "channels": 4,
@@ -277,3 +285,27 @@ def test_quantised_second_generation(tmp_path: Path, monkeypatch: pytest.MonkeyP
         np.testing.assert_allclose(model.stored[name].array, array, rtol=1e-6, atol=1e-6)
     for damaged, text in ((packed[:-9], "cut off"), (b"x" + packed, "cannot be unpacked")):
         assert text in refused(Archive().write(path, {"compressed": damaged}))
+
+
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+def test_second_generation_layer_by_layer(backend: str) -> None:
+    """A golden file that the class of demucs 2.0.3 gave, its input filled up and its output trimmed."""
+    golden = load_golden(Path(__file__).parent / "data" / "second_generation.golden.safetensors")
+    assert golden.made_with["demucs"] == "2.0.3"
+    assert_parity(seeded_model(golden, backend), golden)
+
+
+def test_the_workflow_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its command, with a model and a golden file of it under the names that it gives them."""
+    page = (Path(__file__).parents[1] / "docs" / "parity.md").read_text(encoding="utf-8")
+    workflow = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    steps = [step["run"] for step in workflow["jobs"]["parity"]["steps"] if "run" in step]
+    (command,) = [step for step in steps if step.startswith("demucs-np ")]
+    golden = load_golden(GOLDEN)
+    arrays = draw_tensors(golden.weights["seed"], expected_tensors(golden.config))
+    monkeypatch.chdir(tmp_path)
+    packages.write(Path("my_model.safetensors"), arrays, packages.metadata(golden.klass, dict(golden.arguments)))
+    Path("my_model.golden.safetensors").write_bytes(GOLDEN.read_bytes())
+    result = CliRunner().invoke(main, command.split()[1:])
+    assert result.exit_code == 0, result.output
+    assert Path("parity.xml").is_file()

@@ -48,11 +48,37 @@ def build(klass: str, arguments: Mapping[str, Any], weights: int | Mapping[str, 
     import torch
 
     module, name = klass.rsplit(".", 1)
-    model: torch.nn.Module = getattr(importlib.import_module(module), name)(**arguments)
+    try:
+        model: torch.nn.Module = getattr(importlib.import_module(module), name)(**arguments)
+    except ModuleNotFoundError as error:
+        have = importlib.metadata.version("demucs")
+        raise UsageError(f"{klass} is not in demucs {have}, which is installed; the second generation is demucs==2.0.3's") from error
+    if module == "demucs.model":
+        _pad(model)
     if isinstance(weights, int):
         weights = draw_tensors(weights, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
     model.load_state_dict({name: torch.from_numpy(np.array(tensor)) for name, tensor in weights.items()})
     return model.eval()
+
+
+def _pad(model: torch.nn.Module) -> None:
+    """Let a second-generation model fill up what it is given and trim what it gives, as its `apply_model` does and later ones do
+    themselves."""
+    from torch.nn.functional import pad
+
+    base: Any = type(model)
+
+    class Padded(base):  # type: ignore[misc]
+        def forward(self, mix: torch.Tensor) -> torch.Tensor:
+            length = mix.shape[-1]
+            more = self.valid_length(length) - length
+            output = super().forward(pad(mix, (more // 2, more - more // 2)))
+            start = (output.shape[-1] - length) // 2
+            trimmed: torch.Tensor = output[..., start : start + length]
+            return trimmed
+
+    Padded.__name__, Padded.__module__ = base.__name__, base.__module__
+    model.__class__ = Padded
 
 
 def traced_modules(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
@@ -61,11 +87,10 @@ def traced_modules(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
     These are the ones that an engine which fuses inside layers still has: whole layers, their residual branches (DConv), the
     transformer's norms and layers, the convolutions around it. Modules without parameters do nothing here and are left out.
     """
-    from demucs.demucs import DConv, Demucs
 
     def wanted(path: str, module: torch.nn.Module) -> bool:
-        if isinstance(model, Demucs):
-            return bool(re.fullmatch(TIME, path)) or (isinstance(module, DConv) and path.count(".") == 2)
+        if type(model).__name__ == "Demucs":
+            return bool(re.fullmatch(TIME, path)) or (type(module).__name__ == "DConv" and path.count(".") == 2)
         return bool(re.fullmatch(HYBRID, path))
 
     return {path: module for path, module in model.named_modules() if wanted(path, module) and any(True for _ in module.parameters())}

@@ -10,8 +10,10 @@ import julius
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
+from demucs_np.commands.main import main
 from demucs_np.models.config import SecondDemucsConfig
 from demucs_np.models.layout import expected_tensors
 from demucs_np.parity.recipe import draw_mix, draw_tensors
@@ -110,3 +112,10 @@ def test_full_size_shape() -> None:
     with torch.device("meta"):
         shapes: dict[str, Any] = {name: tuple(tensor.shape) for name, tensor in Second(64, 6).state_dict().items()}
     assert list(expected_tensors(SecondDemucsConfig(STEMS)).items()) == list(shapes.items())
+
+
+def test_a_golden_file_needs_the_class_of_then(tmp_path: Path) -> None:
+    torch.save(perturbed(4, 2).state_dict(), tmp_path / "demucs.th")
+    result = CliRunner().invoke(main, ["golden", str(tmp_path / "demucs.th"), "-o", str(tmp_path / "g.safetensors")])
+    assert result.exit_code == 2
+    assert "the second generation is demucs==2.0.3's" in result.output
