@@ -375,6 +375,7 @@ def main() -> None:
     command(jobs, count=10_000)
     command(simulate, songs=100_000, song=240.0, cost=0.5, mtbf=24.0, restart=30.0, start=10.0, dispatch=0.005, seed=0)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster's processes are ended too
     options.function(options)
 
 

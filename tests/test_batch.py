@@ -15,6 +15,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from files import song
@@ -85,6 +86,15 @@ def test_a_tree_is_mirrored_and_not_done_twice(library: Path) -> None:
     assert tree(out) == before
     assert "4 tracks done" in run(str(library), "-o", str(out), "-n", "demo", "--flac", "--shifts", "0").output
     assert "4 tracks done" in run(str(library), "-o", str(out), "-n", "demo", "--flac", "--shifts", "0", "--force").output
+
+
+def test_all_options_of_separate_are_options_here() -> None:
+    context = click.Context(main)
+    separate, batch = (main.get_command(context, name) for name in ("separate", "batch"))
+    assert separate is not None
+    assert batch is not None
+    other = {"tracks", "device", "jobs", "list_models"}
+    assert {option.name for option in separate.params} - other <= {option.name for option in batch.params}
 
 
 def test_the_journal_says_what_was_written(library: Path) -> None:

@@ -47,10 +47,13 @@ def _kind(job: Job) -> Job:
 
 
 def _length(job: Job) -> float | None:
-    """Seconds, as the header says."""
+    """Seconds that are to be separated, as the header says."""
     try:
         with open_track(job.track, job.stream, lambda text: None) as track:
-            return None if track.samples is None else track.samples / track.samplerate
+            if track.samples is None:
+                return None
+            left = max(0.0, track.samples / track.samplerate - job.wanted.start)
+            return left if job.wanted.duration is None else min(left, job.wanted.duration)
     except DemucsError:
         return None
 
@@ -60,7 +63,8 @@ def _disk_rate(job: Job) -> float:
     model, encoding, stems = warm_model(job.model, job.repo, job.backend), job.encoding, len(prepare(job))
     if encoding.format == "mp3":
         return stems * encoding.bitrate * 125.0
-    raw = model.samplerate * model.audio_channels * encoding.bits / 8
+    rate = job.wanted.rate if isinstance(job.wanted.rate, int) else model.samplerate
+    raw = rate * model.audio_channels * encoding.bits / 8
     return stems * raw * (COMPRESSED if encoding.format == "flac" else 1.0)
 
 
