@@ -142,6 +142,8 @@ def test_which_configuration_lies_beside(tmp_path: Path) -> None:
     assert "several configurations lie beside it (config_drums.yml, config_vocals.yaml)" in refused(path)
     (tmp_path / "model_sdr_8.78.yaml").write_text(MSST.replace("num_overlap: 4", "num_overlap: 2\n  normalize: true"))
     assert read_model(path).recipe == Recipe(0, Fraction(1, 2), "flat", True)
+    with pytest.raises(UsageError, match="the configuration of a model; name the file of its weights"):
+        load_model(tmp_path / "config_drums.yml")
     with pytest.raises(UsageError, match="says itself what model it is"):
         read_model_file(packages.write(tmp_path / "own.safetensors", packages.draw()), read_description(tmp_path / "config_drums.yml"))
 

@@ -16,7 +16,7 @@ from . import catalog, elsewhere, hub, own
 from .files import check_named_checksum
 from .formats import read_model_file
 from .formats.checkpoint import Checkpoint
-from .formats.described import Described, read_description
+from .formats.described import Described, is_configuration, read_description
 from .repo import SUFFIXES, BagFile, LocalRepo, read_bag
 
 if TYPE_CHECKING:
@@ -152,6 +152,8 @@ def resolve(
     if own.has(name):
         return _in_folder(LocalRepo(own.folder()), name, beyond=True)
     path = Path(name)
+    if path.suffix in (".yaml", ".yml") and is_configuration(path):
+        raise UsageError(f"{name}: the configuration of a model; name the file of its weights, which may lie beside it")
     if path.suffix in (".yaml", ".yml"):
         return _of_bag(name, path.stem, read_bag(path), LocalRepo(path.parent), beyond=True)
     if path.suffix in SUFFIXES or path.is_file():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import pickletools
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -25,13 +25,15 @@ VERSION = 1001
 def read_legacy(path: Path) -> Any:
     """As `read_archive`; the numbers stay in the memory-mapped file. Raises WeightsError (its text without the path)."""
     try:
-        with open(path, "rb") as file:
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        with open(path, "rb") as opened:
+            # Read as a file as well: it gives no more than there is, where a file would make room for all that a pickle asks for.
+            file = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            data = memoryview(file)
             if _run(file) != MAGIC or _run(file) != VERSION:
                 raise WeightsError("not a file of PyTorch's legacy format, or of another version of it")
             machine = _run(file)
             order = "<" if not isinstance(machine, dict) or machine.get("little_endian", True) else ">"
-            program = _pickle(file, len(data))
+            program = _pickle(file)
             keys = _run(file)
             if not isinstance(keys, list):
                 raise WeightsError("damaged file: it does not list its storages")
@@ -48,7 +50,7 @@ def read_legacy(path: Path) -> Any:
                 storages[key] = data[position:end]
                 position = end
     except (OSError, ValueError) as error:
-        raise WeightsError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise WeightsError(f"cannot be read: {getattr(error, 'strerror', None) or str(error)[:120]}") from None
 
     def numbers(dtype: str, key: str, count: int) -> np.ndarray:
         kind = DTYPES[dtype].newbyteorder(order)  # type: ignore[arg-type]
@@ -59,7 +61,7 @@ def read_legacy(path: Path) -> Any:
     return Machine(numbers).run(program)
 
 
-def _run(file: BinaryIO) -> Any:
+def _run(file: mmap.mmap) -> Any:
     """A pickle without tensors."""
 
     def none(dtype: str, key: str, count: int) -> np.ndarray:
@@ -68,14 +70,14 @@ def _run(file: BinaryIO) -> Any:
     return Machine(none).run(file)
 
 
-def _pickle(file: BinaryIO, size: int) -> bytes:
+def _pickle(file: mmap.mmap) -> bytes:
     """The next pickle, not run."""
     start = file.tell()
     try:
-        for _ in pickletools.genops(file):
+        for _ in pickletools.genops(cast(IO[bytes], file)):
             pass
     except ValueError as error:
-        raise WeightsError(f"damaged or foreign pickle ({error})") from None
+        raise WeightsError(f"damaged or foreign pickle ({str(error)[:120]})") from None
     end = file.tell()
     if end - start > MAX_PICKLE:
         raise WeightsError("its pickle is too large for a package of weights")

@@ -9,12 +9,13 @@ configurations and optimisers (`INERT`), becomes a `Thing` that holds nothing. E
 from __future__ import annotations
 
 import math
+import mmap
 import pickletools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, BinaryIO
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -143,10 +144,10 @@ class Machine:
             "_codecs.encode": _encode,
         }
 
-    def run(self, program: bytes | BinaryIO) -> Any:
+    def run(self, program: bytes | mmap.mmap) -> Any:
         """The object that the program builds; a file is left where it ends. Raises WeightsError for what is refused or malformed."""
         try:
-            for opcode, argument, _ in pickletools.genops(program):
+            for opcode, argument, _ in pickletools.genops(cast(IO[bytes], program)):
                 if opcode.name == "STOP":
                     return bounded(self._stack.pop())
                 if type(argument) is int and abs(argument) >= MAX_INTEGER:
