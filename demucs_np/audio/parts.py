@@ -64,14 +64,16 @@ def has_parts(start: bytes) -> bool:
     return start == b"OggS" or start[:3] == b"ID3" or _frame(start, 0) is not None
 
 
-def parts_of(data: bytes, name: str) -> list[Part]:
+def parts_of(data: bytes, name: str, broken: bool = False) -> list[Part]:
     """One for each part of an MP3 or Ogg file; none where an ID3 tag stands before something else, as before some FLAC files.
+
+    `broken`: it is an MP3 that does not begin with a frame.
 
     Raises AudioError where rate or channels change on the way: no decoder gives all of such a file as one track.
     """
     if data[:4] == b"OggS":
         return _ogg_parts(data)
-    return _mp3_parts(data, name)
+    return _mp3_parts(data, name, broken)
 
 
 def _ogg_parts(data: bytes) -> list[Part]:
@@ -123,8 +125,8 @@ def _after_tag(data: bytes, at: int) -> int:
     return at
 
 
-def _mp3_parts(data: bytes, name: str) -> list[Part]:
-    """A new part begins with a tag after frames, or with a frame that is an Xing header."""
+def _mp3_parts(data: bytes, name: str, broken: bool) -> list[Part]:
+    """A new part begins with a tag after frames, or with a frame that is an Xing header. `broken`: anything may stand before the first."""
     parts: list[Part] = []
     first: Frame | None = None  # of the file
     frames, told = 0, -1  # of the part: frames that are there, and frames that its header says
@@ -146,9 +148,9 @@ def _mp3_parts(data: bytes, name: str) -> list[Part]:
             continue
         frame = _frame(data, at)
         if frame is None or not ((synced and _alike(frame, first)) or _begin(data, at)):
-            if first is None and data[at]:  # some tags have zeros behind them
+            if first is None and data[at] and not broken:  # some tags have zeros behind them
                 return []
-            at, synced = at + 1 if first is None else data.find(b"\xff", at + 1), False
+            at, synced = at + 1 if first is None and not broken else data.find(b"\xff", at + 1), False
             if at < 0:
                 break
             continue

@@ -20,6 +20,10 @@ STEP = 8192  # frames of a FLAC that are read at a time: those before a damaged 
 ENDLESS = 0x7FFF_0000  # bytes; who writes into a pipe and does not know the length says that, or more
 
 
+# Vorbis and Opus begin with left, centre, right; all else, and what follows here, with left and right: a film's stereo pair.
+WAV_ORDER = {3: (0, 2, 1), 5: (0, 2, 1, 3, 4), 6: (0, 2, 1, 5, 3, 4), 7: (0, 2, 1, 6, 5, 3, 4), 8: (0, 2, 1, 7, 5, 6, 3, 4)}
+
+
 class Forward(soundfile.SoundFile):  # type: ignore[misc]
     """A file that is only read on. python-soundfile seeks after each read, to where it is; in an MP3 that garbles the next frame."""
 
@@ -32,6 +36,9 @@ class Sndfile:
 
     def __init__(self, open_: Callable[[], soundfile.SoundFile], skip: int = 0, told: int = 0, there: int = 0) -> None:
         file = open_()
+        if file.format == "RAW":  # guessed from the name's ending: "x.au" without a header would be noise
+            raise Undecodable("it has no header")
+        self._order = WAV_ORDER.get(file.channels) if file.subtype in ("VORBIS", "OPUS") else None
         self._file, self._told, self._there = file, told, there
         self.samplerate = int(file.samplerate)
         self.channels = int(file.channels)
@@ -61,7 +68,8 @@ class Sndfile:
             parts.append(part)
             left -= len(part)
         self._position += size - left
-        return parts[1] if len(parts) == 2 else np.concatenate(parts)
+        frames = parts[1] if len(parts) == 2 else np.concatenate(parts)
+        return frames if self._order is None else frames[:, self._order]
 
     def damage(self) -> str:
         """libsndfile shortens a track without a word where the file is shorter than its header says; its log tells."""
@@ -117,7 +125,9 @@ def open_sndfile(location: str, name: str) -> Iterator[Sndfile | Joined]:
         try:
             file = stack.enter_context(open(location, "rb"))
             # read, not mapped: a file that another program cuts meanwhile would end this one
-            parts = parts_of(file.read(), name) if has_parts(file.read(4)) and file.seek(0) == 0 else []
+            known = has_parts(file.read(4))
+            broken = not known and opener(None)().format == "MP3"  # it begins with the rest of a frame
+            parts = parts_of(file.read(), name, broken) if (known or broken) and file.seek(0) == 0 else []
             decoders = [Sndfile(opener(part), part.skip, part.told, part.there) for part in parts] or [Sndfile(opener(None))]
             if parts and parts[0].start:  # an MP3's tag stands before its first frame
                 with contextlib.suppress(soundfile.SoundFileError), Forward(Window(file)) as whole:
