@@ -219,6 +219,21 @@ def test_other_bad_input(library: Path, tmp_path: Path) -> None:
         assert "Traceback" not in done.output
 
 
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["in", "--dask", "local"], 'Error: --dask needs Dask; install it with `pip install "demucs-np[cluster]"`'),
+        (["s3://a/b"], 'Error: s3://a/b: addresses need fsspec; install it with `pip install "demucs-np[remote]"`'),
+    ],
+)
+def test_extras_that_are_missing_are_named(library: Path, args: list[str], expected: str) -> None:
+    code = "import sys; sys.modules['fsspec'] = sys.modules['dask'] = None; from demucs_np.commands.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "batch", *args, "-n", "demo"], cwd=library, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.strip()) == (2, expected)
+
+
 @pytest.mark.parametrize("count", [1, 3, 16])
 def test_shards_are_disjoint_and_complete(count: int) -> None:
     names = [f"album {number // 10}/{number}.mp3" for number in range(1000)]

@@ -39,7 +39,9 @@ def connected(address: str) -> Iterator[distributed.Client]:
         try:
             if address == "local":
                 address = stack.enter_context(
-                    distributed.LocalCluster(n_workers=default_threads(), threads_per_worker=1, dashboard_address=None, silence_logs=50)
+                    distributed.LocalCluster(
+                        n_workers=default_threads(), threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50
+                    )
                 )
             client = stack.enter_context(distributed.Client(address, timeout=PATIENCE, set_as_default=False))
         except (OSError, ValueError) as error:

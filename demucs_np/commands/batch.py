@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -69,6 +70,8 @@ def batch(
 
     if ship_weights and not dask:
         raise click.UsageError("--ship-weights is for --dask.")
+    if dask:
+        _cluster()
     part = None if shard is None else parse_shard(shard)
     if workers and options["threads"] is None:
         options["threads"] = max(1, default_threads() // workers)
@@ -133,6 +136,14 @@ def _row_options(row: Mapping[str, str], origin: str) -> dict[str, Any]:
     return {name: value for name, value in context.params.items() if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 
+def _cluster() -> ModuleType:
+    try:
+        from ..batch import cluster
+    except ImportError:
+        raise UsageError('--dask needs Dask; install it with `pip install "demucs-np[cluster]"`') from None
+    return cluster
+
+
 @contextlib.contextmanager
 def _executor(
     workers: int | None, dask: str | None, ship_weights: bool, plan: Plan
@@ -141,10 +152,7 @@ def _executor(
     from ..batch.workers import LocalWorkers
 
     if dask:
-        try:
-            from ..batch import cluster
-        except ImportError:
-            raise UsageError('--dask needs Dask; install it with `pip install "demucs-np[cluster]"`') from None
+        cluster = _cluster()
         with cluster.connected(dask) as client:
             if ship_weights:
                 plan.tasks = cluster.ship(client, plan.tasks)
