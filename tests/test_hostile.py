@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 import subprocess
@@ -149,6 +150,16 @@ def test_bags(tmp_path: Path, content: str, text: str) -> None:
     path = tmp_path / "bag.yaml"
     path.write_text(content)
     refused(lambda: read_bag(path), text)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+@pytest.mark.parametrize("name", ["m.safetensors", "m.th", "m.yaml", "aaaa1111-12345678.th"])
+def test_a_pipe_named_as_a_model(tmp_path: Path, name: str) -> None:
+    """Opening one waits for a writer, who may never come."""
+    os.mkfifo(tmp_path / name)
+    refused(lambda: dn.load_model(str(tmp_path / name)), "a pipe or a device, not a plain file")
+    if not name.endswith(".yaml"):
+        refused(lambda: dn.load_model(name.split("-")[0].split(".")[0], repo=tmp_path), "a pipe or a device, not a plain file")
 
 
 def test_names() -> None:

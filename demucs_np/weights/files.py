@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,14 @@ from typing import BinaryIO
 from ..errors import DemucsError, WeightsError, reason_of
 
 CHUNK = 1 << 20
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """A file to read. Raises OSError, as for what is not there, for a pipe or a device: opening or reading those may never end."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "a pipe or a device, not a plain file")
+    return open(path, "rb")
 
 
 @contextlib.contextmanager
@@ -64,7 +74,7 @@ def _umask() -> int:
 def sha256(path: Path) -> str:
     """SHA-256 of a file, 64 hexadecimal digits."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
@@ -81,5 +91,9 @@ def signature(path: Path) -> tuple[str, str | None]:
 def check_named_checksum(path: Path) -> None:
     """Raises WeightsError if the file's name holds the start of a SHA-256 that is not the file's."""
     _, expected = signature(path)
-    if expected and (actual := sha256(path)[: len(expected)]) != expected:
+    try:
+        actual = sha256(path)[: len(expected)] if expected else None
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if actual != expected:
         raise WeightsError(f"{path}: its SHA-256 starts with {actual}, not with {expected} as its name says; fetch the file again")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WeightsError
+from .files import open_plain
 
 MAX_BYTES = 1 << 18  # a configuration has a few thousand
 MAX_DEPTH = 50
@@ -21,7 +22,7 @@ def read_yaml(path: Path) -> dict[Any, Any]:
     import yaml
 
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise WeightsError(f"{path}: more than {MAX_BYTES >> 10} kB, too long for a configuration")

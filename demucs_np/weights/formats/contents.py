@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import WeightsError
+from ..files import open_plain
 from .archive import read_archive
 from .legacy import read_legacy
 from .safetensors import read_safetensors
@@ -31,7 +32,7 @@ class Contents:
 def read_contents(path: Path) -> Contents:
     """Read a file of any container. Raises WeightsError (its text without the path)."""
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             start = file.read(512)
     except FileNotFoundError:
         raise WeightsError("no such file") from None
