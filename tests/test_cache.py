@@ -9,7 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from demucs_np.kernels import cache
 
@@ -171,3 +173,24 @@ def test_a_command_without_a_home(folder: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr == "Error: there is no home folder, and so no place for models: set HF_HOME to a folder for them, or name a file\n"
+
+
+# Separates sys.argv[1]; prints how many kernels were compiled and how many read.
+SEPARATE = """
+import sys
+from demucs_np import Separator
+from demucs_np.operations.tape import every_kernel
+Separator("demo").separate_audio_file(sys.argv[1])
+print(*(sum(sum(getattr(k.stats, what).values()) for k in every_kernel().values()) for what in ("cache_misses", "cache_hits")))
+"""
+
+
+def test_after_warm_nothing_is_compiled(tmp_path: Path) -> None:
+    """Not for a file at another rate than the model's either. Kernels that other tests compiled are only read here."""
+    soundfile.write(tmp_path / "song.wav", np.random.default_rng(0).standard_normal((48000, 2)) / 10, 48000)
+    warmed = subprocess.run([sys.executable, "-m", "demucs_np", "warm"], capture_output=True, text=True, check=True)
+    assert "demo is ready" in warmed.stdout
+    done = subprocess.run([sys.executable, "-c", SEPARATE, tmp_path / "song.wav"], capture_output=True, text=True, check=True)
+    compiled, read = map(int, done.stdout.split())
+    assert compiled == 0
+    assert read > 10

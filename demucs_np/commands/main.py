@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "serve": (".serve", "serve", "An HTTP API on this computer: upload songs, follow the work, get stems, mixes and regions."),
     "stream": (".stream", "stream", "Separate sound while it comes in: from standard input to standard output."),
     "models": (".models", "models", "List, fetch and check the published models."),
+    "warm": (".warm", "warm", "Compile ahead what a model needs, for images and services."),
     "convert": (".convert", "convert", "Turn official .th packages into .safetensors files."),
     "golden": (".golden", "golden", "Record what PyTorch computes, layer by layer."),
     "verify": (".verify", "verify", "Compare every layer with a golden file, without PyTorch."),
