@@ -35,7 +35,7 @@ def test_every_configuration_gives_back_what_it_takes(path):
 
 
 def small(seed=1, **arguments):
-    config = HDemucsConfig(("vocals", "rest"), **({"channels": 4, "depth": 2, "nfft": 2048, "dconv_comp": 1} | arguments))
+    config = HDemucsConfig(("vocals", "rest"), **({"channels": 4, "depth": 3, "nfft": 256, "dconv_comp": 1} | arguments))
     return HDemucs(config, draw_tensors(seed, expected_tensors(config)), "numba")
 
 

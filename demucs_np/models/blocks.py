@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ..errors import ModelError
 from ..kernels.layer import Conv, Norm, convolution, linear, over_time, transposed
 from ..operations import Operations
 from .bands import decoder_bands, encoder_bands
@@ -194,6 +195,8 @@ class DecoderLayer:
 
     def upsample(self, ops: Operations, y: Array, length: int) -> Array:
         """The transposed convolution, its norm, crop to `length` steps of time or rows of frequency, and GELU."""
+        if self.spec.pad + length > (y.shape[1] - 1) * self.spec.stride + self.kernel_size:  # as upstream, where the skip does not fit
+            raise ModelError(f"{self.spec.path} gives fewer than {length} positions: its stride and kernel do not lead back to its input")
         if not self.norm2:
             return ops.conv(y, self.conv_tr, length=length)  # [T, F, C] -> [T, F*stride, C_out]
         full = (y.shape[1] - 1) * self.spec.stride + self.kernel_size

@@ -172,6 +172,11 @@ class _Hybrid(Arguments):
             not layer.bands or (layer.freq and not layer.last_freq and not layer.norm),
             f"{what}: multi_freqs splits only frequency layers without norm, before the last",
         )
+        # Upstream crops what the bands give by half a stride on either side, and it then must be as long as what they were made of.
+        self._require(
+            not layer.bands or layer.kernel_size == layer.stride + 2 * (layer.stride // 2),
+            f"{what}: bands of kernel_size={layer.kernel_size} and stride={layer.stride} do not give back the rows they take",
+        )
         if layer.freq and not layer.last_freq:
             shrunk = (layer.rows + 2 * layer.pad - layer.kernel_size) // layer.stride + 1
             back = (shrunk - 1) * layer.stride + layer.kernel_size - 2 * layer.pad

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import ModelError, UsageError
 from . import spectral
-from .blocks import Array
+from .blocks import Array, Tensors
 from .config import HDemucsConfig
 from .hybrid import Hybrid
 
@@ -19,6 +19,14 @@ class HDemucs(Hybrid):
     """Hybrid Demucs, ready to separate. `tensors`: every parameter under its name in upstream's state."""
 
     config: HDemucsConfig
+
+    def __init__(self, config: HDemucsConfig, tensors: Tensors, backend: str = "numba") -> None:
+        last = config.layers()[-1]
+        if (
+            last.time is not None and not last.last_freq
+        ):  # upstream makes such a model, and cannot run it: both decoders begin with one zero
+            raise ModelError(f"{config.klass}: the branches do not meet: nfft={config.nfft} needs more layers than {config.depth}")
+        super().__init__(config, tensors, backend)
 
     def bottom(self, x: Array, xt: Array) -> tuple[None, None]:
         """The decoders start from zeros: all they get comes through the skips."""

@@ -100,6 +100,8 @@ class Hybrid(Network):
         for index, decode in enumerate(self.decoder):
             axes = "TFC" if decode.freq else "TC"
             skip, length = tap(f"decoder.{index}.skip", skips.freq.pop(), axes, extra=True), skips.lengths.pop()
+            if x is not None and x.size != skip.size:  # as upstream
+                raise ModelError(f"decoder.{index} is given {x.shape[1]} positions of {skip.shape[1]}: the strides do not fit the length")
             x = x if x is None else x.reshape(skip.shape)  # where the branches part, [1, T, C] -> [T, 1, C]
             pre = decode.before_upsampling(ops, x, skip)  # [T, F, C] -> [T, F, C]
             x = tap(f"decoder.{index}", decode.upsample(ops, pre, length), axes)  # -> [T, F*stride, C']
