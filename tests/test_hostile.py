@@ -158,6 +158,7 @@ def test_a_pipe_named_as_a_model(tmp_path: Path, name: str) -> None:
     """Opening one waits for a writer, who may never come."""
     os.mkfifo(tmp_path / name)
     refused(lambda: dn.load_model(str(tmp_path / name)), "a pipe or a device, not a plain file")
+    refused(lambda: load_golden(tmp_path / name), "a pipe or a device, not a plain file")
     if not name.endswith(".yaml"):
         refused(lambda: dn.load_model(name.split("-")[0].split(".")[0], repo=tmp_path), "a pipe or a device, not a plain file")
 

@@ -30,7 +30,7 @@ from safetensors.numpy import save
 
 from ..errors import ModelError
 from ..models.config import Config, config_from_arguments
-from ..weights.files import written_whole
+from ..weights.files import open_plain, written_whole
 from .recipe import draw_mix, stream
 
 VERSION = 1
@@ -116,6 +116,7 @@ def load_golden(path: str | os.PathLike[str]) -> Golden:
     if not os.path.exists(path):
         raise ModelError(f"{os.fspath(path)}: no such file; `demucs-np golden MODEL -o FILE` makes golden files")
     try:
+        open_plain(Path(path)).close()
         with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
