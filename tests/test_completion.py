@@ -64,7 +64,7 @@ FILES = "files"
             [f"guitar,{stem}" for stem in ("drums", "bass", "other", "vocals", "piano")],
         ),
         (["song.mp3", "--two-stems", "v"], ["vocals"]),
-        (["models", "info", "de"], ["demo"]),
+        (["models", "info", "demo"], ["demo"]),
         (["seperate", "x"], [FILES, ""]),
         (["song.mp3", "--two"], ["--two-stems"]),
     ],
