@@ -483,7 +483,8 @@ def test_interrupted(number: signal.Signals) -> None:
         _, errors = process.communicate(timeout=20)
     assert time.monotonic() - start < 2
     assert process.returncode == 128 + number
-    assert errors == "Interrupted.\n"
+    said = [line for line in errors.splitlines() if not line.startswith("Note: ")]  # of the track that was done
+    assert said == ["Interrupted."]
     assert files() == stems()
     assert not Path("separated/htdemucs/long").exists()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -35,9 +36,12 @@ def interruptible() -> Iterator[None]:
             before[number] = signal.signal(number, _answer)
         except ValueError:  # not the main thread: a test, or someone who embeds the command
             break
+    unraisable = sys.unraisablehook
+    sys.unraisablehook = lambda what: None if isinstance(what.exc_value, Interrupted) else unraisable(what)
     try:
         yield
     finally:
+        sys.unraisablehook = unraisable
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 
 from .. import __version__
 from ..errors import AudioWarning, CacheWarning, DemucsError
-from .interrupts import Interrupted, interruptible
+from .interrupts import Interrupted, check, interruptible
 
 # name -> (module, command, what it does): a module is imported only when its command runs, so that --help is quick.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -70,7 +70,11 @@ class LazyCommands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             with interruptible(), notes_on_stderr():
-                result = super().invoke(ctx)
+                try:
+                    result = super().invoke(ctx)
+                except Exception:
+                    check()  # a signal that came while a library called back, as LLVM does, is what went wrong
+                    raise
                 sys.stdout.flush()  # a full disk is found here, not when Python ends
                 return result
         except DemucsError as error:

@@ -13,6 +13,7 @@ import click
 
 from ..errors import DemucsError
 from . import completion
+from .interrupts import check
 from .terminal import Bar
 
 if TYPE_CHECKING:
@@ -285,6 +286,7 @@ class _Run:
                 click.echo(file.path)
 
     def _fail(self, error: str, trace: str) -> None:
+        check()  # a signal that came while a library called back may be all that failed
         self.failed += 1
         self._bar.clear()
         if self._verbose and trace:
