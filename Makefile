@@ -47,8 +47,8 @@ test-arm64: .arm64/ready  ## the kernels and the goldens on 64-bit ARM, emulated
 .arm64/ready: .ci/arm64
 	.ci/arm64 setup
 
-fuzz: $(VENV)/ready  ## damaged and hostile files for each reader, in a minute (CASES=N for more)
-	$(BIN)/python tests/fuzz.py --cases $(CASES)
+fuzz: $(VENV)/ready  ## damaged and hostile files for each reader, in a minute (CASES=N, SEED=N)
+	$(BIN)/python tests/fuzz.py --cases $(CASES) $(if $(SEED),--seed $(SEED))
 
 live: $(LIVE)/ready  ## against PyTorch, with full-size models
 	$(LIVE)/bin/python -m pytest -q -m torch tests/live

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import select
@@ -537,6 +538,23 @@ def test_progress_on_a_terminal() -> None:
     assert "0:01 left" in output or "0:00 left" in output
     assert output.rstrip().endswith("song.wav: drums, bass, other, vocals in 0:01") or "vocals in 0:0" in output.splitlines()[-1]
     assert all(len(line.split("\x1b[K")[0]) < 80 for line in output.split("\r") if "separating" in line)
+
+
+def test_a_terminal_is_told_that_kernels_are_compiled() -> None:
+    from demucs_np.kernels import cache
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    with Bar(stream).telling():
+        cache.compiling()
+        cache.compiling()
+    cache.compiling()
+    assert stream.getvalue().count("Compiling the kernels for this machine") == 1
+    assert "kernel 2 of about 23" in stream.getvalue()
+    assert "kernel 3" not in stream.getvalue()
 
 
 def test_bar_is_silent_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:

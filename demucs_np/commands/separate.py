@@ -269,7 +269,8 @@ class _Run:
             self._fail(str(error), "")
             return
         try:
-            result = run_job(job, self._bar)
+            with self._bar.telling():
+                result = run_job(job, self._bar)
         except BaseException:
             self._bar.clear()
             raise

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
 import click
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from ..separation.apply import Event
 
 VERBS = {"read": "reading", "separate": "separating", "write": "writing"}
+KERNELS = 23  # that a model and the resampler need
 INTERVAL = 0.1  # seconds between two drawings, at least
 
 
@@ -25,6 +28,7 @@ class Bar:
         self._stream = stream
         self._on = stream.isatty()
         self._drawn = 0.0
+        self._compiled = 0
         self._title = ""
         self._started = time.monotonic()
         fancy = (stream.encoding or "").lower().startswith("utf")
@@ -58,6 +62,26 @@ class Bar:
         line = (begin + self._full * full + self._empty * (width - full) + end)[:columns]
         self._stream.write("\r" + line + "\x1b[K")
         self._stream.flush()
+
+    def compiling(self) -> None:
+        """A kernel is about to be compiled: it is said, once, what takes so long before anything moves."""
+        self._compiled += 1
+        if self._compiled == 1:
+            self.line("Compiling the kernels for this machine, which is kept: later runs begin at once")
+        if self._on:
+            self._stream.write(f"\rcompiling  kernel {self._compiled} of about {max(KERNELS, self._compiled)}\x1b[K")
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def telling(self) -> Iterator[None]:
+        """Within the block kernels that are compiled are told of."""
+        from ..kernels import cache
+
+        cache.listeners.append(self.compiling)
+        try:
+            yield
+        finally:
+            cache.listeners.remove(self.compiling)
 
     def line(self, text: str) -> None:
         """Print a line of its own above the progress."""

@@ -13,6 +13,7 @@ import pickle
 import stat
 import tempfile
 import warnings
+from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,13 @@ class KernelCache(caching.FunctionCache):
         self._cache_file = _Files(self._cache_path, self._impl.filename_base, _sources())
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """The compiled kernel, or None if there is none that can be used."""
+        """The compiled kernel, or None if there is none that can be used, and it is compiled."""
+        found = self._found(sig, target_context)
+        if found is None:
+            compiling()
+        return found
+
+    def _found(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
         except MemoryError:
@@ -184,6 +191,9 @@ class KernelCache(caching.FunctionCache):
 class _Nowhere(caching.NullCache):
     """Keeps nothing."""
 
+    def load_overload(self, sig: Any, target_context: Any) -> None:
+        compiling()
+
     def save_overload(self, sig: Any, cres: Any) -> None:
         _warn(f"compiled kernels cannot be kept anywhere, so that every run compiles them anew; {ELSEWHERE}")
 
@@ -194,6 +204,14 @@ def cache_of(function: Any) -> caching._Cache:
         return KernelCache(function)
     except RuntimeError:  # what Numba raises if no locator fits
         return _Nowhere()
+
+
+listeners: list[Callable[[], object]] = []  # called when a kernel is about to be compiled, which takes a second
+
+
+def compiling() -> None:
+    for listener in listeners:
+        listener()
 
 
 @cache

@@ -46,7 +46,7 @@ def _sequence(loader: Any, node: Any) -> Any:
 def _loader() -> Any:
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc, unused-ignore]  # untyped, or not, as stubs are there
         depth = 0
 
         def compose_node(self, parent: Any, index: Any) -> Any:
