@@ -316,3 +316,28 @@ def test_in_turn_gives_the_same_bits_model_by_model() -> None:
     assert np.array_equal(whole, apply_model(bag, mix, shifts=2))
     assert seen == sorted(seen)
     assert set(seen) == {(member, shift) for member in range(3) for shift in range(2)}
+
+
+def test_progress_moves_within_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    from demucs_np.separation import apply as module
+    from demucs_np.weights import catalog, load_model
+
+    monkeypatch.setattr(module, "INTERVAL", 0.0)
+    model = load_model(catalog.DEMO_FILE)
+    events: list[Event] = []
+    mix = np.random.default_rng(0).uniform(-1, 1, (2, 5 * model.samplerate)).astype(np.float32)
+    apply_model(model, mix, progress=events.append)
+    done = [event.done for event in events]
+    assert done == sorted(done)
+    assert events[0].done == 0
+    assert events[-1].done == events[-1].total == 2
+    assert sum(0 < value < 1 for value in done) > 50
+    assert sum(1 < value < 2 for value in done) > 50
+
+    def stop(event: Event) -> None:
+        if event.done > 0.3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        apply_model(model, mix, progress=stop)
+    assert len(apply_model(model, mix[:, :2000])) == len(model.sources)  # nobody listens any more

@@ -273,3 +273,26 @@ def test_an_mp3_with_noise_between_its_frames(tmp_path: Path, monkeypatch: pytes
         AudioWarning, match=r"b\.mp3: is damaged \(it stops before the end\); the 5\.7 s of 20\.0 s that can be decoded are kept"
     ):
         assert read(path)[0].shape[1] == pytest.approx(5.7 * 44100, abs=4410)
+
+
+@pytest.mark.skipif(shutil.which("lame") is None, reason="the program lame is missing")
+def test_the_decoder_says_nothing_of_its_own(tmp_path: Path) -> None:
+    """libmpg123 writes on standard error what it finds in a damaged file."""
+    path = tmp_path / "a.mp3"
+    wav = 0.3 * np.sin(np.arange(4 * 44100) / 20)[:, None] * np.ones(2)
+    soundfile.write(tmp_path / "a.wav", wav, 44100)
+    subprocess.run(["lame", "--quiet", tmp_path / "a.wav", path], check=True)
+    data = bytearray(path.read_bytes())
+    data[20_000:20_000] = b"no frame" * 50
+    path.write_bytes(data)
+    code = f"""
+import sys, warnings
+from demucs_np.audio import open_track
+warnings.simplefilter("ignore")
+with open_track({str(path)!r}) as track:
+    print(sum(block.shape[1] for block in track.blocks()))
+sys.stderr.write("still here")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    assert int(done.stdout) > 44100
+    assert done.stderr == "still here"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -24,6 +26,29 @@ ENDLESS = 0x7FFF_0000  # bytes; who writes into a pipe and does not know the len
 WAV_ORDER = {3: (0, 2, 1), 5: (0, 2, 1, 3, 4), 6: (0, 2, 1, 5, 3, 4), 7: (0, 2, 1, 6, 5, 3, 4), 8: (0, 2, 1, 7, 5, 6, 3, 4)}
 
 
+_QUIET = threading.Lock()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Within the block nothing reaches the process's standard error: libmpg123 writes notes there on every damaged frame, which no option
+    of libsndfile's turns off. What matters of them is told by the errors and by `damage`."""
+    with _QUIET:
+        try:
+            kept = os.dup(2)
+        except OSError:  # it is closed
+            yield
+            return
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
 class Forward(soundfile.SoundFile):  # type: ignore[misc]
     """A file that is only read on. python-soundfile seeks after each read, to where it is; in an MP3 that garbles the next frame."""
 
@@ -35,7 +60,8 @@ class Sndfile:
     """A `Decoder`."""
 
     def __init__(self, open_: Callable[[], soundfile.SoundFile], skip: int = 0, told: int = 0, there: int = 0) -> None:
-        file = open_()
+        with quiet():
+            file = open_()
         if file.format == "RAW":  # guessed from the name's ending: "x.au" without a header would be noise
             raise Undecodable("it has no header")
         self._order = WAV_ORDER.get(file.channels) if file.subtype in ("VORBIS", "OPUS") else None
@@ -56,7 +82,8 @@ class Sndfile:
         left = size
         while left:
             try:
-                part = self._file.read(min(left, self._step), dtype="float32", always_2d=True)
+                with quiet() if self._file.format == "MP3" else contextlib.nullcontext():
+                    part = self._file.read(min(left, self._step), dtype="float32", always_2d=True)
             except (soundfile.SoundFileError, OSError) as error:
                 if len(parts) == 1:
                     raise Undecodable(reason_of(error)) from error
@@ -126,7 +153,8 @@ def open_sndfile(location: str, name: str) -> Iterator[Sndfile | Joined]:
             file = stack.enter_context(open(location, "rb"))
             # read, not mapped: a file that another program cuts meanwhile would end this one
             known = has_parts(file.read(4))
-            broken = not known and opener(None)().format == "MP3"  # it begins with the rest of a frame
+            with quiet():
+                broken = not known and opener(None)().format == "MP3"  # it begins with the rest of a frame
             parts = parts_of(file.read(), name, broken) if (known or broken) and file.seek(0) == 0 else []
             decoders = [Sndfile(opener(part), part.skip, part.told, part.there) for part in parts] or [Sndfile(opener(None))]
             if parts and parts[0].start:  # an MP3's tag stands before its first frame

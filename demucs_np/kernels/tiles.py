@@ -35,6 +35,14 @@ def shares(tiles: int, threads: int) -> tuple[tuple[int, int], ...]:
     return tuple(ranges)
 
 
+_listening = threading.local()
+
+
+def listen(to: Callable[[], object] | None) -> None:
+    """`to` is called before every operation that this Python thread runs (None: nothing is). What it raises ends the operation."""
+    _listening.to = to
+
+
 class Pool:
     """`threads - 1` waiting threads and the caller's own. Worker `w` passes its own scratch buffer to the kernel."""
 
@@ -56,6 +64,8 @@ class Pool:
 
         An exception in any range, Ctrl-C included, stops all threads after the range they are in and is raised here.
         """
+        if (listener := getattr(_listening, "to", None)) is not None:
+            listener()
         with self._lock:  # one operation at a time: the scratch buffers are shared
             failures: list[BaseException] = []
             finished: list[int] = []

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..audio.source import ArraySource
 from ..errors import AudioError, UsageError
+from ..kernels.tiles import listen
 from ..models.bag import BagOfModels, Model
 from ..models.recipe import Window
 from .progress import as_progress
@@ -25,14 +26,16 @@ from .windows import Block, Chunk, Member, Run, View, Windows, flat_windows, one
 from .windows import Source as Source
 
 MAX_SHIFT = 0.5  # seconds
+INTERVAL = 0.25  # seconds between two events within a chunk, at least
+GUESS = 200  # operations of a chunk, about half of an HTDemucs's
 
 
 @dataclass(frozen=True)
 class Event:
-    """How far a separation is: `done` of `total` steps of a stage ("read", "separate" or "write")."""
+    """How far a separation is: `done` of `total` steps of a stage ("read", "separate" or "write"), and parts of a step."""
 
     stage: str
-    done: int
+    done: float
     total: int
     seconds_left: float | None  # of this stage; None: not known yet
 
@@ -182,10 +185,20 @@ def blocks(
     def count(chunk: Chunk) -> None:
         if on_chunk is not None:
             on_chunk(chunk)
-        if chunk.state == "end":
+        if chunk.state == "start":
+            listen(meter.operation if progress else None)
+        else:
+            listen(None)
             meter.step()
 
-    return Run(source, indices, threads, count, in_turn=in_turn).bag(members, weights, totals)
+    return _heard(Run(source, indices, threads, count, in_turn=in_turn).bag(members, weights, totals))
+
+
+def _heard(parts: Iterator[Block]) -> Iterator[Block]:
+    try:
+        yield from parts
+    finally:
+        listen(None)
 
 
 def bag_of(
@@ -216,6 +229,7 @@ class _Meter:
     def __init__(self, stage: str, progress: Progress | None) -> None:
         self.stage = stage
         self.progress = progress
+        self.operations = self.usual = 0  # of the chunk in work, and of a whole one
 
     def start(self, total: int) -> None:
         self.total = total
@@ -223,17 +237,30 @@ class _Meter:
         self.began = time.monotonic()
         self._tell(None)
 
+    def operation(self) -> None:
+        """A model has begun one more of its operations: a chunk takes seconds, and what moves is seen to live."""
+        self.operations += 1
+        now = time.monotonic()
+        if now - self.told < INTERVAL:
+            return
+        # How many there are is known from the chunk before; of the first one it is guessed.
+        part = min(0.99, self.operations / self.usual) if self.usual else self.operations / (self.operations + GUESS)
+        left = (now - self.began) / self.done * (self.total - self.done - part) if self.done > 1 else None
+        self._tell(left, part)
+
     def step(self) -> None:
         self.done += 1
+        self.usual, self.operations = max(self.usual, self.operations), 0
         now = time.monotonic()
         pace = (now - self.began) / max(1, self.done - 1)
         if self.done == 1:  # it may have compiled kernels: count from its end
             self.began = now
         self._tell(pace * (self.total - self.done))
 
-    def _tell(self, seconds_left: float | None) -> None:
+    def _tell(self, seconds_left: float | None, part: float = 0) -> None:
+        self.told = time.monotonic()
         if self.progress is not None:
-            self.progress(Event(self.stage, self.done, self.total, seconds_left))
+            self.progress(Event(self.stage, self.done + part, self.total, seconds_left))
 
 
 def _chunks(windows: Windows, length: int) -> int:
