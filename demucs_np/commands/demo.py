@@ -16,7 +16,14 @@ def demo(out: str, threads: int | None) -> None:
     from .terminal import Bar
 
     bar = Bar(sys.stderr)
+    bar.title = "the demo song"
+
+    def echo(text: str) -> None:
+        bar.clear()
+        click.echo(text)
+
     try:
-        run_demo(out, threads=threads, progress=bar, echo=click.echo)
+        with bar.telling():
+            run_demo(out, threads=threads, progress=bar, echo=echo)
     finally:
         bar.clear()
