@@ -230,11 +230,12 @@ def trickling(answer: bytes, pause: float) -> tuple[str, socket.socket]:
             for byte in answer:
                 connection.send(bytes([byte]))
                 time.sleep(pause)
-            while True:
+            while server.fileno() >= 0:  # until the test closes it
                 connection.send(b"x")
                 time.sleep(pause)
         except OSError:
-            connection.close()
+            pass
+        connection.close()
 
     threading.Thread(target=serve, daemon=True).start()
     return f"http://127.0.0.1:{server.getsockname()[1]}/", server
