@@ -204,6 +204,7 @@ def test_an_hour_of_odd_pushes_leaves_memory_flat() -> None:
     finally:
         tracemalloc.stop()
     assert came == went
+    assert held[0] > 1000
     assert max(held[1:]) < held[0] + 20_000  # bytes; one block of 5000 samples is 40,000
 
 
