@@ -23,7 +23,7 @@ MAX_HEADER = 8_000_000  # bytes: the format allows a hundred, which take gigabyt
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Stored]]:
-    """Metadata and tensors of a safetensors file; the arrays are views of the memory-mapped file.
+    """Metadata and tensors of a safetensors file; the arrays are views of the memory-mapped file, which must not be cut meanwhile.
 
     Raises WeightsError (its text without the path) if the file cannot be read or is not exactly of that format.
     """
