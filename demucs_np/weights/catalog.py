@@ -66,17 +66,6 @@ BAGS: dict[str, Bag] = {
     )
 }
 
-_HYBRID_TRANSFORMER = {"bottom_channels": 512, "dconv_mode": 3, "t_layers": 5, "segment": Fraction(39, 5)}
-# Signature -> class and constructor's arguments, where they are known without the file.
-ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
-    **{
-        signature: ("demucs.htdemucs.HTDemucs", {"sources": [*STEMS], **_HYBRID_TRANSFORMER})
-        for signature in (*BAGS["htdemucs"].signatures, *BAGS["htdemucs_ft"].signatures)
-    },
-    "5c90dfd2": ("demucs.htdemucs.HTDemucs", {"sources": [*SIX_STEMS], **_HYBRID_TRANSFORMER, "bottom_channels": 0}),
-    "75fc33f5": ("demucs.hdemucs.HDemucs", {"sources": [*STEMS], "segment": 44}),
-}
-
 _V2 = "Demucs v2 (time-domain)"
 _FILM = Recipe(overlap=0.8, normalize=False)  # as their own program runs them
 
@@ -123,6 +112,13 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "htdemucs": ("demucs.htdemucs.HTDemucs", {"bottom_channels": 512, "dconv_mode": 3, "segment": Fraction(39, 5)}),
     "htdemucs_6s": ("demucs.htdemucs.HTDemucs", {"dconv_mode": 3, "segment": Fraction(39, 5)}),
     "hdemucs_mmi": ("demucs.hdemucs.HDemucs", {"segment": 44}),
+}
+
+# Signature -> class and constructor's arguments, where they are known without the file: those of the name that it stands for.
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    signature: (SHAPES[shape][0], {"sources": [*BAGS[name].stems], **SHAPES[shape][1]})
+    for name, shape in {**{shape: shape for shape in SHAPES}, "htdemucs_ft": "htdemucs"}.items()
+    for signature in BAGS[name].signatures
 }
 
 # Signature -> folder and file name below LEGACY_ROOT; after the dash stand the first 8 digits of the file's SHA-256.
