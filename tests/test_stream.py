@@ -5,18 +5,19 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
+import time
 import tracemalloc
 import weakref
 
 import numpy as np
 import pytest
-from fakes import SOURCES, FakeModel
+from fakes import SOURCES, FakeModel, Straight
 from files import music
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from demucs_np import AudioError, BagOfModels, ModelError, Separator, Stream, UsageError, load_model
-from demucs_np.kernels.resample import resample
+from demucs_np.kernels.resample import Resampler, resample
 from demucs_np.separation.separator import Moments
 
 FIXED = (0.01, 0.3)
@@ -32,6 +33,11 @@ def run(stream: Stream, wav: np.ndarray, sizes: list[int]) -> dict[str, np.ndarr
         at += size
     parts.append(stream.flush())
     return {stem: np.concatenate([part[stem] for part in parts], axis=1) for stem in stream.stems}
+
+
+def snr(true: np.ndarray, other: np.ndarray) -> float:
+    true = true.astype(np.float64)
+    return float(10 * np.log10(np.square(true).sum() / np.square(true - other).sum()))
 
 
 def loudness_of(wav: np.ndarray) -> tuple[float, float]:
@@ -85,9 +91,25 @@ def test_resampling_on_both_sides_is_that_of_whole_arrays() -> None:
     made = run(Stream(model, loudness=FIXED), inside, [inside.shape[1]])
     stems = run(Stream(model, samplerate=1300, loudness=FIXED), wav, [77, 500, 3])
     for name in SOURCES:
-        back = resample(made[name], 1000, 1300)
+        back = resample(made[name], 1000, 1300, fine=True)
         assert stems[name].shape[1] - back.shape[1] in (0, 1, 2)
         assert np.array_equal(stems[name][:, : back.shape[1]], back)
+
+
+@pytest.mark.parametrize("rate", [48000, 8000, 96000])
+def test_at_another_rate_a_sample_comes_out_where_it_went_in(rate: int) -> None:
+    """What both rates hold passes as through files: in by upstream's filter, out by one that keeps 110 dB by itself."""
+    model, samples = Straight(samplerate=44100, segment=0.5), rate + 7
+    seconds = np.arange(samples) / rate
+    wav = np.tile(0.4 * np.sin(2 * np.pi * np.array([[440], [1000]]) * seconds).sum(axis=0), (2, 1)).astype(np.float32)
+    out = run(Stream(model, samplerate=rate, hop=0.2, lookahead=0.1, loudness=(0, 1)), wav, [4801])["drums"]
+    assert out.shape == wav.shape
+    inner = slice(rate // 20, rate - rate // 20)
+    assert snr(wav[:, inner], out[:, inner]) > 85
+    if rate > 44100:
+        there = resample(wav, rate, 44100, fine=True)
+        out = run(Stream(model, samplerate=44100, hop=0.2, lookahead=0.1, loudness=(0, 1)), there, [999])["drums"]
+        assert snr(wav[:, inner], resample(out, 44100, rate, fine=True)[:, inner]) > 110
 
 
 @pytest.mark.parametrize("low", [{}, {"hop": 0.1, "lookahead": 0.05}, {"hop": 0.02, "lookahead": 0}])
@@ -108,21 +130,14 @@ def test_delay_is_as_stated(rate: int, low: dict[str, float]) -> None:
     for kind in ("htdemucs", "hdemucs", "demucs"):
         stream = Stream(FakeModel(kind), samplerate=rate, **low)  # type: ignore[arg-type]
         if low:
-            assert 0 <= round(stream.delay - low["hop"] - low["lookahead"], 9) < 0.06
+            filters = Resampler(rate, 1000).lookahead / rate + Resampler(1000, rate, fine=True).lookahead / 1000
+            assert stream.delay == pytest.approx(low["hop"] + low["lookahead"] + filters)
         out, late = 0, []
         for count, sample in enumerate(music(2 * rate).T, 1):
             out += stream.push(sample[:, None])["bass"].shape[1]
             late.append(count - out)
         bound = stream.delay * rate
         assert bound - 4 <= max(late) <= bound + 2  # a resampled sample comes with the one after it
-
-
-class Straight(FakeModel):
-    """Every stem is the mix: what a window makes of a sample does not depend on where it lies."""
-
-    def __call__(self, mix: np.ndarray) -> np.ndarray:
-        self.calls.append(mix.shape)
-        return np.stack([mix] * len(self.sources), axis=1)
 
 
 @pytest.mark.parametrize("loudness", ["running", FIXED])
@@ -155,8 +170,8 @@ def test_windows_of_low_delay_see_what_comes_and_what_was() -> None:
 def test_a_jump_of_20_db_does_not_click_with_a_running_loudness() -> None:
     """Windows hear the jump at different loudnesses: what they give out is the jump, and nothing beside it above -110 dB."""
     rate = 1000
-    time = np.arange(8 * rate) / rate
-    wav = (0.05 * np.sin(2 * np.pi * 40 * time) * np.where(time < 4, 1, 10)).astype(np.float32)
+    seconds = np.arange(8 * rate) / rate
+    wav = (0.05 * np.sin(2 * np.pi * 40 * seconds) * np.where(seconds < 4, 1, 10)).astype(np.float32)
     for low in ({}, {"hop": 0.1, "lookahead": 0.05}):
         stems = run(Stream(Straight(), **low), np.tile(wav, (2, 1)), [100])  # type: ignore[arg-type]
         assert 20 * np.log10(np.abs(stems["drums"][0] - wav).max()) < -110
@@ -272,8 +287,11 @@ def test_a_second_thread_in_one_stream_is_refused() -> None:
     assert started.wait(10)
     with pytest.raises(UsageError, match="is being pushed by another thread"):
         stream.push(music(1))
+    with pytest.raises(UsageError, match="is being pushed by another thread"):
+        stream.close()
     go_on.set()
     thread.join()
+    stream.close()
 
 
 def test_speed_and_what_it_says_of_itself() -> None:
@@ -282,7 +300,7 @@ def test_speed_and_what_it_says_of_itself() -> None:
     stream.push(music(4000))
     assert stream.speed > 0
     text = repr(stream)
-    assert text.startswith("<Stream of FakeModel: 2 channels at 2000 Hz -> bass, drums; delay 0.4")
+    assert text.startswith("<Stream of FakeModel: 2 channels at 2000 Hz -> bass, drums; delay 0.5")
     assert "2.0 s in" in text
     stream.close()
     assert "closed" in repr(stream)
@@ -334,6 +352,65 @@ def test_blocks_that_cannot_be(block: np.ndarray, text: str) -> None:
     stream.push(music(500))
     with pytest.raises(AudioError, match=text):
         stream.push(block)
+
+
+def test_a_block_that_is_refused_has_changed_nothing() -> None:
+    """However large it is, and wherever the fault lies."""
+    wav = music(200_000)
+    model = FakeModel(segment=5)
+    expected = run(Stream(model, hop=2), wav, [wav.shape[1]])
+    stream = Stream(model, hop=2)
+    broken = wav.copy()
+    broken[1, 190_000] = np.inf
+    with pytest.raises(AudioError, match=r"sample 190000 \(190.000 s\) of channel 2 is inf"):
+        stream.push(broken)
+    huge = np.full((2, 100), 1e300)  # as float32, infinity
+    with pytest.raises(AudioError, match=r"sample 0 \(0.000 s\) of channel 1 is inf"):
+        stream.push(huge)
+    stems = run(stream, wav, [wav.shape[1]])
+    for name in SOURCES:
+        assert np.array_equal(stems[name], expected[name])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_stream_that_was_interrupted_does_not_go_on(error: type[BaseException]) -> None:
+    """It would have lost a window, and everything after it would come too early."""
+
+    def fail() -> None:
+        raise error
+
+    model = FakeModel()
+    stream = Stream(model, hop=0.1, lookahead=0.1)
+    stream.push(music(150))
+    model.before = fail
+    with pytest.raises(error):
+        stream.push(music(500))
+    for what in (stream.flush, lambda: stream.push(music(1))):
+        with pytest.raises(UsageError, match="this stream is closed"):
+            what()
+    stream.close()
+    assert "closed" in repr(stream)
+
+
+def test_speed_is_of_the_last_windows() -> None:
+    """A machine that grows slow after a long time is noticed at once."""
+    model = FakeModel()
+    stream = Stream(model, hop=0.1, lookahead=0.1)
+    for _ in range(20):
+        stream.push(music(1000))
+    model.before = lambda: time.sleep(0.11)
+    stream.push(music(1000))
+    assert stream.speed < 1.5
+
+
+def test_a_window_begins_when_what_is_held_is_the_delay() -> None:
+    for low in ({}, {"hop": 0.1, "lookahead": 0.05}):
+        stream = Stream(FakeModel("htdemucs"), **low)  # type: ignore[arg-type]
+        for _ in range(1500):
+            before = stream.held
+            if stream.push(music(1))["bass"].shape[1]:
+                assert before == pytest.approx(stream.delay - 0.001)
+        assert stream.held < stream.delay
 
 
 def test_too_little_and_damaged_weights() -> None:

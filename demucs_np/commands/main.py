@@ -75,7 +75,8 @@ class LazyCommands(click.Group):
                 except Exception:
                     check()  # a signal that came while a library called back, as LLVM does, is what went wrong
                     raise
-                sys.stdout.flush()  # a full disk is found here, not when Python ends
+                if sys.stdout is not None:
+                    sys.stdout.flush()  # a full disk is found here, not when Python ends
                 return result
         except DemucsError as error:
             _trace()
@@ -89,7 +90,7 @@ class LazyCommands(click.Group):
         except Exception as error:
             _trace()
             click.echo(f"Error: {_short(error)}", err=True)
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, AttributeError):
                 sys.stdout.close()  # what could not be written is not tried again
             ctx.exit(1)
 

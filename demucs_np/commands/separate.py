@@ -282,7 +282,7 @@ class _Run:
             return
         self._claims.add(job)
         self._bar.line(f"{self._bar.title}: {', '.join(result.files)} in {self._bar.elapsed()}")
-        if not (sys.stdout.isatty() and sys.stderr.isatty()):  # for the next program, or for a log
+        if not all(end is not None and end.isatty() for end in (sys.stdout, sys.stderr)):  # for the next program, or for a log
             for file in result.files.values():
                 click.echo(file.path)
 

@@ -18,11 +18,11 @@ from . import completion
     help="Model: a published name, or the path of a .safetensors file.",
 )  # fmt: skip
 @click.option("--repo", type=click.Path(path_type=Path), help="Folder with models (.safetensors, .th) and bags (.yaml), for use with -n.")
-@click.option("--rate", default=44100, show_default=True, type=click.IntRange(min=1), help="Sample rate of both sides, in Hz.")
-@click.option("--channels", default=2, show_default=True, type=click.IntRange(min=1), help="Channels that come in.")
+@click.option("--rate", type=click.IntRange(min=1), help="Sample rate of both sides, in Hz.  [default: 44100]")
+@click.option("--channels", type=click.IntRange(min=1), help="Channels that come in.  [default: 2]")
 @click.option(
-    "--format", "kind", type=click.Choice(["f32", "s16"]), default="f32", show_default=True,
-    help="Samples of both sides: 32-bit floats or 16-bit integers, little-endian, channels interleaved.",
+    "--format", "kind", type=click.Choice(["f32", "s16"]),
+    help="Samples of both sides: 32-bit floats or 16-bit integers, little-endian, channels interleaved.  [default: f32]",
 )  # fmt: skip
 @click.option("--wav", is_flag=True, help="WAV on both sides: rate, channels and format are those of the header that comes in.")
 @click.option(
@@ -40,15 +40,15 @@ from . import completion
 )
 @click.option(
     "--max-lag", type=click.FloatRange(min=0, min_open=True),
-    help="For live sound: when more than so many seconds wait to be worked on, skip them with a cross-fade.",
+    help="For live sound: when the work is more than so many seconds behind, skip them with a cross-fade.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; the result is the same for any number.  [default: all cores]")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing of delay and lag on standard error.")
 @click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
 def stream(
-    name: str, repo: Path | None, rate: int, channels: int, kind: str, wav: bool, stems: str | None, mix: str | None, hop: float | None,
-    lookahead: float | None, segment: float | None, loudness: str | None, max_lag: float | None, threads: int | None, quiet: bool,
-    verbose: bool,
+    name: str, repo: Path | None, rate: int | None, channels: int | None, kind: str | None, wav: bool, stems: str | None,
+    mix: str | None, hop: float | None, lookahead: float | None, segment: float | None, loudness: str | None, max_lag: float | None,
+    threads: int | None, quiet: bool, verbose: bool,
 ) -> None:  # fmt: skip
     """Separate sound while it comes in: from standard input to standard output.
 
@@ -56,12 +56,14 @@ def stream(
     Karaoke from a radio station:
       ffmpeg -v error -i URL -f wav - | demucs-np stream --wav --mix drums=1,bass=1,other=1 --hop 2 | ffplay -v error -nodisp -
     """
-    if mix and stems:
+    if mix is not None and stems is not None:
         raise click.UsageError("--stems and --mix exclude each other.")
-    if sys.stdin.isatty():
-        raise UsageError("standard input is a terminal: pipe sound into this command, as `demucs-np stream --help` shows")
-    if sys.stdout.isatty():
-        raise UsageError("standard output is a terminal: pipe the sound into a player or a file, as `demucs-np stream --help` shows")
+    if wav and (rate or channels or kind):
+        raise click.UsageError("--wav takes rate, channels and format from the header: leave out --rate, --channels and --format.")
+    for end, side, what in ((sys.stdin, "input", "sound into this command"), (sys.stdout, "output", "the sound into a player or a file")):
+        if end is None or end.isatty():
+            state = "closed" if end is None else "a terminal"
+            raise UsageError(f"standard {side} is {state}: pipe {what}, as `demucs-np stream --help` shows")
     from ..separation.pipe import Feed, Pipe, Sound, parse_mix, read_header, write_all
     from ..separation.stream import Stream
     from ..weights import load_model
@@ -73,15 +75,16 @@ def stream(
     feed = Feed(sys.stdin.fileno())
     level = _loudness(loudness)
     model = load_model(name, repo=repo)
-    gains = parse_mix(mix, model.sources) if mix else None
-    wanted = list(gains) if gains else [stem.strip() for stem in stems.split(",")] if stems else None
-    sound = read_header(feed) if wav else Sound(rate, channels, kind)  # type: ignore[arg-type]
+    gains = None if mix is None else parse_mix(mix, model.sources)
+    wanted = list(gains) if gains else None if stems is None else [stem.strip() for stem in stems.split(",")]
+    sound = read_header(feed) if wav else Sound(rate or 44100, channels or 2, kind or "f32")  # type: ignore[arg-type]
     separated = Stream(
         model, samplerate=sound.rate, channels=sound.channels, stems=wanted, hop=hop, lookahead=lookahead, segment=segment,
         loudness=level, threads=threads,
     )  # fmt: skip
     names = "a mix of " + ", ".join(gains) if gains else ", ".join(separated.stems)
-    tell(f"{sound.channels} channels at {sound.rate} Hz ({sound.format}) in, {names} out, {separated.delay:.1f} s later")
+    count = separated.channels_out * (1 if gains else len(separated.stems))
+    tell(f"{sound.channels} channels at {sound.rate} Hz ({sound.format}) in; {names} out, {count} channels, {separated.delay:.1f} s later")
     with contextlib.suppress(BrokenPipeError):  # whoever listened has gone
         Pipe(feed, sound, separated, gains, write_all(sys.stdout.fileno()), max_lag=max_lag, tell=tell).run()
 

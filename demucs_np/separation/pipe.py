@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import select
 import struct
 import threading
 import time
@@ -13,7 +15,8 @@ from typing import Literal
 import numpy as np
 
 from ..audio import to_pcm
-from ..errors import AudioError, UsageError
+from ..audio.levels import told_decibels
+from ..errors import AudioError, UsageError, reason_of
 from .stream import Stream
 
 Format = Literal["f32", "s16"]
@@ -22,7 +25,7 @@ TYPES = {"f32": "<f4", "s16": "<i2"}
 BUFFER = 30  # seconds that wait at most; then whoever sends has to
 PART = 0.25  # seconds that are taken in at a time
 FADE = 0.05  # seconds of the cross-fade where something is skipped
-TELL = 5  # seconds between two reports
+TELL = 5  # seconds between two reports of lag
 UNKNOWN = 0xFFFFFFFF  # the length in the header of a WAV stream
 
 
@@ -42,8 +45,8 @@ class Sound:
 
     def decode(self, data: bytes) -> np.ndarray:
         """Bytes of whole frames -> float32 (channels, samples)."""
-        frames = np.frombuffer(data, TYPES[self.format]).reshape(-1, self.channels).T
-        return frames.astype(np.float32) / np.float32(32768 if self.format == "s16" else 1)
+        frames = np.frombuffer(data, TYPES[self.format]).reshape(-1, self.channels).T.astype(np.float32)
+        return frames / np.float32(32768) if self.format == "s16" else frames
 
     def encode(self, wav: np.ndarray) -> bytes:
         """float32 (channels, samples) -> bytes; s16 is limited to ±1."""
@@ -83,21 +86,22 @@ class Feed:
         self._data = bytearray()
         self._more = threading.Condition()
         self._limit = 1 << 20  # bytes that may wait
+        self._left: float = math.inf  # bytes to the end of the sound, where its length is known
         self._ended = False
+        self._error: OSError | None = None
         threading.Thread(target=self._read, args=(descriptor,), daemon=True, name="demucs-np pipe reader").start()
 
     def _read(self, descriptor: int) -> None:
-        while True:
+        data = b"-"
+        while data:
             try:
-                data = os.read(descriptor, 1 << 16)
-            except OSError:
-                data = b""
+                data = _read_some(descriptor)
+            except OSError as error:
+                data, self._error = b"", error
             with self._more:
                 self._data += data
                 self._ended = not data
                 self._more.notify_all()
-                if not data:
-                    return
                 while len(self._data) > self._limit:
                     self._more.wait()
 
@@ -107,25 +111,49 @@ class Feed:
             self._limit = limit
             self._more.notify_all()
 
+    def end_after(self, count: int) -> None:
+        """What comes after so many bytes more is no sound."""
+        self._left = count
+
     @property
     def waiting(self) -> int:
         """Bytes that have come and were not taken."""
-        return len(self._data)
+        return int(min(len(self._data), self._left))
 
     def take(self, count: int, unit: int = 1) -> bytes:
-        """Up to `count` bytes, whole units of them, at least one unless the end has come: then what is left."""
+        """Up to `count` bytes, whole units of them, at least one unless the end has come: then what is left.
+
+        Raises AudioError if the sound could not be read to its end.
+        """
         with self._more:
-            while len(self._data) < unit and not self._ended:
+            while self.waiting < min(unit, self._left) and not self._ended:
                 self._more.wait(0.5)  # Ctrl-C is heard in between
-            whole = len(self._data) // unit * unit
-            data = bytes(self._data[: min(count, whole) if whole else len(self._data)])
+            whole = self.waiting // unit * unit
+            data = bytes(self._data[: min(count, whole) if whole else self.waiting])
             del self._data[: len(data)]
+            self._left -= len(data)
             self._more.notify_all()
+            if not data and self._error and self._left:
+                raise AudioError(f"standard input: cannot be read ({reason_of(self._error)})")
             return data
 
     def exactly(self, count: int) -> bytes:
         """So many bytes, or fewer at the end."""
         return self.take(count, count)
+
+    def skip(self, count: int) -> None:
+        """Leave out so many bytes."""
+        while count and (data := self.take(count)):
+            count -= len(data)
+
+
+def _read_some(descriptor: int) -> bytes:
+    """What has come, at least a byte unless the end has come; also of a descriptor that does not wait by itself."""
+    while True:
+        try:
+            return os.read(descriptor, 1 << 16)
+        except BlockingIOError:
+            select.select([descriptor], [], [])
 
 
 def read_header(feed: Feed) -> Sound:
@@ -133,6 +161,7 @@ def read_header(feed: Feed) -> Sound:
     if (begin := feed.exactly(12))[:4] not in (b"RIFF", b"RF64") or begin[8:] != b"WAVE":
         raise AudioError("standard input: is not a WAV stream; without --wav it is raw samples, see --rate, --channels and --format")
     sound: Sound | None = None
+    long_size = UNKNOWN
     while True:
         chunk = feed.exactly(8)
         if len(chunk) < 8:
@@ -140,11 +169,18 @@ def read_header(feed: Feed) -> Sound:
         name, size = struct.unpack("<4sI", chunk)
         if name == b"data":
             break
-        body = feed.exactly(size + size % 2) if size else b""
+        body = feed.exactly(min(size, 40))
+        feed.skip(size + size % 2 - len(body))
         if name == b"fmt ":
             sound = _sound_of(body)
+        elif name == b"ds64" and len(body) >= 16:
+            long_size = struct.unpack("<Q", body[8:16])[0]
     if sound is None:
         raise AudioError("standard input: the WAV stream has no description of its samples")
+    if begin[:4] == b"RF64" and size == UNKNOWN:
+        size = long_size
+    if -size % 2**31 > 2**16:  # else a sender who did not know: 0, or about as much as the field or a signed one holds
+        feed.end_after(size)
     return sound
 
 
@@ -170,7 +206,8 @@ class Pipe:
         self._feed, self._sound, self._stream, self._gains, self._write, self._tell = feed, sound, stream, gains, write, tell
         self._max_lag = max_lag
         self._second = sound.rate * sound.frame  # bytes
-        self._told = 0.0
+        self._told = -math.inf  # when lag was told
+        self._loudest = 1.0  # the peak that was told
 
     def run(self) -> None:
         """Until the input ends. Raises AudioError for an input without samples or that ends inside a frame, after all before it is out."""
@@ -180,9 +217,9 @@ class Pipe:
             if first and sound.wav:
                 self._send_header()
             first = False
-            self._send(self._stream.push(sound.decode(block)))
+            self._send(self._stream.push(block))
             self._report()
-        if first:
+        if first and not self._left:
             raise AudioError("standard input: holds no samples")
         self._send(self._stream.flush())
         if self._left:
@@ -191,8 +228,8 @@ class Pipe:
                 f"{sound.channels} channels?"
             )
 
-    def _blocks(self) -> Iterator[bytes]:
-        """Whole frames as they come; with a bound on the lag, what is too late is left out."""
+    def _blocks(self) -> Iterator[np.ndarray]:
+        """The sound as it comes, float32 (channels, samples); with a bound on the lag, what is too late is left out."""
         frame = self._sound.frame
         self._left = 0
         part = max(1, int(PART * self._sound.rate)) * frame
@@ -200,38 +237,57 @@ class Pipe:
             self._left = len(data) % frame
             if self._left:  # only at the end
                 return
-            if self._max_lag is not None and self._feed.waiting > self._max_lag * self._second:
-                data = self._skip(data)
-            yield data
+            lag = self._lag(len(data))
+            yield self._sound.decode(data) if self._max_lag is None or lag <= self._max_lag else self._skip(data, lag)
 
-    def _skip(self, data: bytes) -> bytes:
-        """Leave out what waits, cross-fading from `data`, which was next, to the last of it."""
+    def _lag(self, taken: int = 0) -> float:
+        """Seconds that wait, or were `taken` just now (bytes), though the next window could have begun. What came during the last one
+        is none as long as it is there before the next one needs it."""
+        return (self._feed.waiting + taken) / self._second - max(0.0, self._stream.delay - self._stream.held)
+
+    def _skip(self, data: bytes, lag: float) -> np.ndarray:
+        """`data` and what comes after it without `lag` seconds: a cross-fade from where they begin to where they end."""
         sound, frame = self._sound, self._sound.frame
-        skipped = self._feed.take(self._feed.waiting // frame * frame, frame)
-        fade = min(max(1, int(FADE * sound.rate)), len(data) // frame, len(skipped) // frame)
-        old, new = sound.decode(data[: fade * frame]), sound.decode(skipped[len(skipped) - fade * frame :])
-        ramp = (np.arange(1, fade + 1, dtype=np.float32) / np.float32(fade + 1))[None]
-        seconds = (len(data) + len(skipped) - fade * frame) / self._second
-        self._tell(f"{self._stream.speed:.2f} x real time: skipped {seconds:.1f} s")
-        return sound.encode(old * (1 - ramp) + new * ramp)
+        fade = min(max(1, int(FADE * sound.rate)), len(data) // frame)
+        missing = (int(lag * sound.rate) + fade) * frame - len(data)
+        if (more := min(missing, self._feed.waiting // frame * frame)) > 0:
+            data += self._feed.take(more, frame)
+        wav = sound.decode(data)
+        count = min(int(lag * sound.rate), wav.shape[1] - fade)
+        ramp = np.arange(1, fade + 1, dtype=np.float32) / np.float32(fade + 1)
+        wav[:, count : count + fade] = wav[:, :fade] * (1 - ramp) + wav[:, count : count + fade] * ramp
+        self._tell(f"{self._speed()}skipped {count / sound.rate:.1f} s")
+        return wav[:, count:]
 
     def _report(self) -> None:
-        behind, speed, now = self._feed.waiting / self._second, self._stream.speed, time.monotonic()
-        if speed < 1 and behind > 2 * PART and now - self._told > TELL:
+        lag, now = self._lag(), time.monotonic()
+        if self._stream.speed < 1 and lag > 2 * PART and now - self._told > TELL:
             self._told = now
-            self._tell(f"{speed:.2f} x real time, {behind:.1f} s behind")
+            self._tell(f"{self._speed()}{lag:.1f} s behind")
+
+    def _speed(self) -> str:
+        """Before the second window is done it is not known."""
+        return "" if math.isnan(self._stream.speed) else f"{self._stream.speed:.2f} x real time, "
 
     def _send_header(self) -> None:
         stems = 1 if self._gains else len(self._stream.stems)
         self._write(replace(self._sound, channels=stems * self._stream.channels_out).header())
 
     def _send(self, stems: dict[str, np.ndarray]) -> None:
-        if self._gains is None:
-            wav = np.concatenate(list(stems.values()))
-        else:
-            wav = np.add.reduce([np.float32(gain) * stems[name] for name, gain in self._gains.items()])
+        if self._gains is not None:
+            stems = {"the mix": np.add.reduce([np.float32(gain) * stems[name] for name, gain in self._gains.items()])}
+        wav = np.concatenate(list(stems.values()))
         if wav.shape[1]:
+            if self._sound.format == "s16":
+                self._report_cut({name: float(np.abs(stem).max()) for name, stem in stems.items()})
             self._write(self._sound.encode(wav))
+
+    def _report_cut(self, peaks: Mapping[str, float]) -> None:
+        """Told when it happens, and again when it is a decibel worse."""
+        if (loudest := max(peaks.values())) > self._loudest:
+            self._loudest = 1.12 * loudest
+            which = ", ".join(f"{name} ({told_decibels(peak)})" for name, peak in peaks.items() if peak > 1)
+            self._tell(f"too loud for 16 bits and cut: {which}; 32-bit floats on both sides avoid it, and so do lower gains in --mix")
 
 
 def write_all(descriptor: int) -> Callable[[bytes], None]:
@@ -240,6 +296,9 @@ def write_all(descriptor: int) -> Callable[[bytes], None]:
     def write(data: bytes) -> None:
         view = memoryview(data)
         while view:
-            view = view[os.write(descriptor, view) :]
+            try:
+                view = view[os.write(descriptor, view) :]
+            except BlockingIOError:  # a descriptor that does not wait by itself
+                select.select([], [descriptor], [])
 
     return write

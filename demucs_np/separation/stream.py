@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ LOOKAHEAD = 0.5  # seconds, where only the hop is given
 FADE = 0.05  # seconds of the cross-fades between low-delay windows, at most
 CONTEXT = 10  # seconds: the longest low-delay window by itself. Models with segments of 44 s would work through them at every hop
 PIECE = 1 << 16  # samples that are taken in at a time
+FADING = 0.9  # of what a window counts towards the speed, when the next one has been worked on
 
 
 class Stream:
@@ -38,6 +39,7 @@ class Stream:
     - `loudness`: models hear sound less its mean, divided by its standard deviation. "running": those of all that was heard up to the
       window's end, which is given its own loudness back before windows are cross-faded. (mean, std): fixed, as a `Separator` measures them
       beforehand. None: "running", or for models that hear tracks as they are (see `Recipe`) (0, 1).
+    - Another rate: sound comes in by the reference's filter, as files do, and goes out by the finer one of `--rate`.
     - `stems`: which, in which order (None: all). `threads`: CPU threads (None: all).
 
     Memory is bounded for streams of any length. A stream is for one thread at a time; several streams may run at once.
@@ -76,12 +78,12 @@ class Stream:
         self._windows = _windows_for(model, hop, lookahead, segment, overlap)
         self._track = _Growing(model.audio_channels)
         self._into = Resampler(self.samplerate, model.samplerate, model.backend)
-        self._out = Resampler(model.samplerate, self.samplerate, model.backend)
+        self._out = Resampler(model.samplerate, self.samplerate, model.backend, fine=True)
         if loudness is None:
             loudness = "running" if model.normalize else (0.0, 1.0)
         self._blocks: Iterator[Block] | None = self._run(model, loudness)
         self._received = self._sent = 0  # samples at the stream's rate
-        self._worked = self._work = 0.0  # seconds given out, and seconds of work for them
+        self._worked = self._work = 0.0  # seconds given out, and seconds of work for them, the older the less
         self._busy = threading.Lock()
         self._rate = model.samplerate
         chunks = [(windows.size, *windows.around(windows.size)) for windows in map(self._windows, model.models)]
@@ -101,7 +103,8 @@ class Stream:
     def push(self, block: np.ndarray) -> dict[str, np.ndarray]:
         """Take the next samples, float (channels, n), n may be 0; returns stem -> float32 (channels, m) of what has become known by them.
 
-        Raises AudioError for another shape, and for NaN or infinite samples.
+        Raises AudioError for another shape, and for NaN or infinite samples: then nothing was taken. Whatever else goes wrong, Ctrl-C
+        included, closes the stream.
         """
         block = np.asarray(block)
         if block.ndim != 2 or block.shape[0] != self.channels or block.dtype.kind != "f":
@@ -109,15 +112,18 @@ class Stream:
             raise AudioError(
                 f"the block has shape {block.shape} of {block.dtype}, but this stream takes floats ({self.channels}, samples){hint}"
             )
+        with np.errstate(over="ignore"):  # to infinity, which is refused
+            block = np.ascontiguousarray(block, np.float32)
         with self._turn():
+            audio.check_finite(block, "the stream", self._received, self.samplerate)
             parts: list[np.ndarray] = []
-            for start in range(0, block.shape[1], PIECE):
-                piece = np.ascontiguousarray(block[:, start : start + PIECE], np.float32)
-                audio.check_finite(piece, "the stream", self._received, self.samplerate)
-                self._received += piece.shape[1]
-                with use_threads(self._threads):
-                    self._track.append(self._into.push(audio.convert_channels(piece, self._model_channels)))
-                parts += self._take()
+            with self._all_or_nothing():
+                for start in range(0, block.shape[1], PIECE):
+                    piece = block[:, start : start + PIECE]
+                    self._received += piece.shape[1]
+                    with use_threads(self._threads):
+                        self._track.append(self._into.push(audio.convert_channels(piece, self._model_channels)))
+                    parts += self._take()
             return self._stems(parts)
 
     def flush(self) -> dict[str, np.ndarray]:
@@ -125,7 +131,7 @@ class Stream:
 
         Raises AudioError if that was too little to be separated.
         """
-        with self._turn():
+        with self._turn(), self._all_or_nothing():
             parts: list[np.ndarray] = []
             if self._received:
                 with use_threads(self._threads):
@@ -136,18 +142,37 @@ class Stream:
                 parts = self._take()
                 with use_threads(self._threads):
                     parts.append(self._out.finish(self._received))
-            stems = self._stems(parts)
-        self.close()
-        return stems
+            self._free()
+            return self._stems(parts)
 
     def close(self) -> None:
         """Free the model and all buffers. Nothing can be pushed any more."""
+        if self._blocks is not None:
+            with self._turn():
+                self._free()
+
+    def _free(self) -> None:
         self._blocks = None
         self._track = _Growing(0)
 
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """What fails halfway has lost samples: nothing must go on as if it had not."""
+        try:
+            yield
+        except BaseException:
+            self._free()
+            raise
+
+    @property
+    def held(self) -> float:
+        """Seconds of sound that went in and have not come out. The next window begins when they are `delay`."""
+        return (self._received - self._sent) / self.samplerate
+
     @property
     def speed(self) -> float:
-        """Seconds of sound processed in a second of work, since the first window (which may have compiled kernels). NaN before."""
+        """Seconds of sound processed in a second of work: of the last windows, about ten, without the first, which may have compiled
+        kernels. NaN before."""
         return self._worked / self._work if self._work else float("nan")
 
     def _take(self) -> list[np.ndarray]:
@@ -166,18 +191,25 @@ class Stream:
             with use_threads(self._threads):
                 parts.append(self._out.push(block.reshape(-1, block.shape[-1])))  # [stems, C, n] -> [stems * C, n]
             if start:
-                self._worked += block.shape[-1] / self._rate
-                self._work += time.perf_counter() - began
+                self._worked = FADING * self._worked + block.shape[-1] / self._rate
+                self._work = FADING * self._work + time.perf_counter() - began
 
     def _stems(self, parts: list[np.ndarray]) -> dict[str, np.ndarray]:
         rows = np.concatenate(parts, axis=1) if parts else np.empty((len(self.stems) * self.channels_out, 0), np.float32)
         self._sent += rows.shape[1]
         return dict(zip(self.stems, rows.reshape(len(self.stems), self.channels_out, -1), strict=True))
 
-    def _turn(self) -> _Turn:
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Holds the stream for one call; a second one at the same time is a mistake of the caller's."""
         if self._blocks is None:
             raise UsageError("this stream is closed: start another one")
-        return _Turn(self._busy)
+        if not self._busy.acquire(blocking=False):
+            raise UsageError("this stream is being pushed by another thread: use one stream for each thread")
+        try:
+            yield
+        finally:
+            self._busy.release()
 
     def __enter__(self) -> Stream:
         return self
@@ -193,20 +225,6 @@ class Stream:
             f"<Stream of {self._name}: {self.channels} channels at {self.samplerate} Hz -> {', '.join(self.stems)}; "
             f"delay {self.delay:.2f} s; {state}>"
         )
-
-
-class _Turn:
-    """Holds a stream for one call; a second one at the same time is a mistake of the caller's."""
-
-    def __init__(self, busy: threading.Lock) -> None:
-        self._busy = busy
-
-    def __enter__(self) -> None:
-        if not self._busy.acquire(blocking=False):
-            raise UsageError("this stream is being pushed by another thread: use one stream for each thread")
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._busy.release()
 
 
 class _Growing:
