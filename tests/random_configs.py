@@ -68,7 +68,7 @@ class GuardedOperations(CompiledOperations):
         packed = super().prepare(layer, path)
         arrays = {
             name: self.guards.around(getattr(packed, name))
-            for name in ("matrix", "bias", "projection")
+            for name in ("packed", "bias", "projection")
             if getattr(packed, name) is not None
         }
         return replace(packed, **arrays)

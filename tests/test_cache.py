@@ -179,7 +179,7 @@ def test_a_command_without_a_home(folder: Path) -> None:
 SEPARATE = """
 import sys
 from demucs_np import Separator
-from demucs_np.operations.tape import every_kernel
+from demucs_np.web.tape import every_kernel
 Separator("demo").separate_audio_file(sys.argv[1])
 print(*(sum(sum(getattr(k.stats, what).values()) for k in every_kernel().values()) for what in ("cache_misses", "cache_hits")))
 """

@@ -185,7 +185,7 @@ def record(model: Any) -> Iterator[list[Operation]]:
 def _arrays(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[np.ndarray]:
     for argument in [*args, *kwargs.values()]:
         if isinstance(argument, Conv):
-            yield argument.matrix
+            yield argument.weights if argument.packed is None else argument.packed
         elif isinstance(argument, Norm):
             yield from (argument.weight, argument.bias)
         elif isinstance(argument, np.ndarray):

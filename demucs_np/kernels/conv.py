@@ -7,43 +7,27 @@ a time layer (1, T, C); a dilated convolution over time is `taps` along B with w
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ._jit import inline, kernel, view
 from .epilogue import ACTIVATIONS, GLU, activate, add, store, store_scaled
-from .gemm import gemm, pack, padded, padded_columns
-from .layer import Conv, project
+from .gemm import gemm, padded, padded_columns
+from .layer import Conv
+from .packing import NOTHING, pack_layer, projection_of
 from .tiles import pool
 
 CHUNK = 512  # columns of the result in work at a time: with its rows they stay in L2
 
 
 def prepare(conv: Conv) -> Conv:
-    """The same layer with its matrix packed for the kernel, columns of a GLU ordered in chunks of [values | gates].
-
-    The norm of a 1x1 convolution goes into its product:
-    ((y·W + b) - mean) / std gamma + beta = [y/std, 1/std, -mean/std]·[W; b; 1] gamma + beta.
-    """
-    order = glu_order(conv, CHUNK)
-    matrix, bias, projection = conv.matrix, conv.bias, None
+    """The same layer with its matrix packed for the kernel, and with what its norm's statistics need of it."""
+    projection = None
     if conv.norm is not None:
-        assert conv.width == conv.taps == 1
-        gamma, beta = conv.norm
-        projection = project(matrix[0], bias)
-        matrix, bias = np.concatenate([matrix[0] * gamma, [bias * gamma], [gamma]])[None], beta
-    packed = [pack(tap[:, order], bias[order] if t == conv.taps // 2 else None) for t, tap in enumerate(matrix)]
-    panels = packed[0] if len(packed) == 1 else np.concatenate(packed)
-    return replace(conv, matrix=panels, norm=None, projection=projection)
-
-
-def glu_order(conv: Conv, chunk: int) -> Any:
-    """An index of the columns: those of a GLU, stored as all values, then all gates, in chunks of [values | gates]; others as they are."""
-    if conv.activation != "glu":
-        return slice(None)
-    half, step = conv.columns // 2, chunk // 2
-    return np.concatenate([np.arange(c, min(c + step, half)) + h for c in range(0, half, step) for h in (0, half)])
+        assert conv.width == conv.taps == conv.upsample == 1
+        projection = projection_of(conv)
+    return replace(conv, weights=NOTHING, packed=pack_layer(conv, CHUNK), norm=None, projection=projection)
 
 
 def tiling(B: int, rows: int, conv: Conv, gathered: bool) -> tuple[int, int]:
@@ -60,9 +44,6 @@ def tiling(B: int, rows: int, conv: Conv, gathered: bool) -> tuple[int, int]:
     while gathered and batches > 1 and batches * ((length - 1) * conv.stride + conv.width) * conv.channels > 2**16:
         batches = (batches + 1) // 2
     return batches, length
-
-
-NOTHING = np.empty(0, np.float32)
 
 
 class Geometry(NamedTuple):
@@ -127,7 +108,7 @@ def conv_(
     arrays = [NOTHING if a is None else a.reshape(-1) for a in (skip, before, stats, scale)]
     tiles = -(-B // batches) * -(-rows // length)
     scratch = 2 * batches * length + area + result
-    pool().run(_conv_tiles, tiles, scratch, x.reshape(-1), conv.matrix, *arrays, out.reshape(-1), np.array(geometry))
+    pool().run(_conv_tiles, tiles, scratch, x.reshape(-1), conv.packed, *arrays, out.reshape(-1), np.array(geometry))
 
 
 @kernel

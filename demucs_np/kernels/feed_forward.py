@@ -25,7 +25,7 @@ def feed_forward(y: np.ndarray, widen: Conv, narrow: Conv, scale: np.ndarray, ou
     hidden_pitch, pitch = CHUNK + LANES, padded(C) + LANES
     scratch = 2 * TOKENS + TOKENS * (hidden_pitch + pitch)
     geometry = np.array([N, C, widen.columns, ACTIVATIONS[widen.activation], hidden_pitch, pitch])
-    arrays = (y.reshape(-1), widen.matrix, narrow.matrix, scale, out.reshape(-1))
+    arrays = (y.reshape(-1), widen.packed, narrow.packed, scale, out.reshape(-1))
     pool().run(_feed_forward_tiles, -(-N // TOKENS), scratch, *arrays, geometry)
 
 

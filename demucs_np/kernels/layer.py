@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import ModelError
+from . import signal
+from .tiles import kept
 
 EPS = 1e-5  # of every norm in the models
 
@@ -41,8 +43,8 @@ class Conv:
     A transposed convolution is the same product with `upsample` output positions in each row and `crop` of them dropped at the left.
     """
 
-    matrix: np.ndarray  # [taps, width*C, N], or packed for the kernel
-    bias: np.ndarray  # [N]
+    weights: np.ndarray  # [taps, width, C, upsample, N/upsample], a view of what is stored; empty when packed
+    bias: np.ndarray  # [N/upsample]
     channels: int  # C of the input
     width: int = 1
     stride: int = 1
@@ -53,13 +55,20 @@ class Conv:
     crop: int = 0
     activation: str = "none"
     norm: tuple[np.ndarray, np.ndarray] | None = None  # weight and bias, each [N], of a norm before the activation
-    winograd: bool = False  # `matrix` holds the weights that `winograd` prepared
+    packed: np.ndarray | None = None  # the matrix as the kernel reads it, set by the compiled backend's `prepare`
+    winograd: bool = False  # `packed` holds what `winograd` prepared
     projection: np.ndarray | None = None  # of `project`, set by the compiled backend's `prepare` where there is a norm
     path: str = ""  # of the module that has the weights, upstream
 
     @property
+    def matrix(self) -> np.ndarray:
+        """[taps, width*C, N]; a view only where the weights lie so."""
+        return self.weights.reshape(self.taps, self.width * self.channels, self.columns)
+
+    @property
     def columns(self) -> int:
-        return int(self.bias.shape[0])
+        """N, the matrix's."""
+        return int(self.bias.shape[0]) * self.upsample
 
     def extent(self, length_in: int, rows: int | None, length: int | None) -> tuple[int, int]:
         """Windows along an input of `length_in` positions, and positions of the result, where they are not given.
@@ -86,14 +95,15 @@ def convolution(weight: np.ndarray, bias: np.ndarray, *, stride: int = 1, pad: i
     """From PyTorch's (N, C, K) or (N, C, K_f, K_t): windows along the first kernel axis, taps along the second."""
     if weight.ndim == 3:
         weight = weight[..., None]
-    outputs, channels, width, taps = weight.shape
-    matrix = weight.transpose(3, 2, 1, 0).reshape(taps, width * channels, outputs)  # [N, C, Kf, Kt] -> [Kt, Kf*C, N]
-    return Conv(matrix, bias, channels, width, stride, pad, taps, activation=activation)
+    _, channels, width, taps = weight.shape
+    weights = weight.transpose(3, 2, 1, 0)[:, :, :, None]  # [N, C, Kf, Kt] -> [Kt, Kf, C, 1, N]
+    return Conv(weights, bias, channels, width, stride, pad, taps, activation=activation)
 
 
 def over_time(weight: np.ndarray, bias: np.ndarray, dilation: int) -> Conv:
     """From PyTorch's (N, C, K): K taps along B, windows of one."""
-    return Conv(np.ascontiguousarray(weight.transpose(2, 1, 0)), bias, weight.shape[1], taps=weight.shape[2], dilation=dilation)
+    weights = weight.transpose(2, 1, 0)[:, None, :, None]  # [N, C, K] -> [K, 1, C, 1, N]
+    return Conv(weights, bias, weight.shape[1], taps=weight.shape[2], dilation=dilation)
 
 
 def linear(weight: np.ndarray, bias: np.ndarray, activation: str = "none") -> Conv:
@@ -110,7 +120,10 @@ def transposed(weight: np.ndarray, bias: np.ndarray, *, stride: int, crop: int, 
     weight = weight.reshape(*weight.shape[:3])
     channels, outputs, kernel_size = weight.shape
     m = -(-kernel_size // stride)
-    full = np.zeros((channels, outputs, m, stride), np.float32)
-    full.reshape(channels, outputs, m * stride)[..., :kernel_size] = weight
-    matrix = full[:, :, ::-1].transpose(2, 0, 3, 1).reshape(1, m * channels, stride * outputs)  # window position i holds input g-m+1+i
-    return Conv(matrix, np.tile(bias, stride), channels, m, 1, m - 1, upsample=stride, crop=crop, activation=activation)
+    if m * stride > kernel_size:
+        filled = kept(channels * outputs * m * stride).reshape(channels * outputs, -1)
+        signal.pad(weight.reshape(channels * outputs, kernel_size), 0, m * stride - kernel_size, filled)
+        weight = filled
+    steps = weight.reshape(channels, outputs, m, stride)[:, :, ::-1]  # window position i holds input g-m+1+i
+    weights = steps.transpose(2, 0, 3, 1)[None]  # [C, N, m, stride] -> [1, m, C, stride, N]
+    return Conv(weights, bias, channels, m, 1, m - 1, upsample=stride, crop=crop, activation=activation)

@@ -5,7 +5,6 @@ Source: Stockham's self-sorting FFT, radix 4 and once 2, as in Van Loan 1992, "C
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,15 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ._jit import DISABLED, exact, kernel, view
+from .tables import hann, table
 from .tiles import pool
-from .window import hann
 
 WIDE = 8  # transforms side by side: a multiple of it
 FRAMES = WIDE  # forward: frames of one channel side by side
 HOPS = 29  # inverse: output hops of a tile; n_fft/hop - 1 more frames are computed again by its neighbour
 
 
-@lru_cache(maxsize=8)
+@table
 def twiddles(n: int) -> np.ndarray:
     """cos and sin of 2 pi k / n for k < n/2, float32 rounded from float64 -> [2, n/2]."""
     angle = 2 * np.pi * np.arange(n // 2) / n

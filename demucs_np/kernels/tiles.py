@@ -140,6 +140,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pools)
 
 
+def kept(size: int, dtype: type = np.float32) -> np.ndarray:
+    """A flat array that kernels fill once and that stays: packed weights."""
+    array: np.ndarray = np.empty(size, dtype)
+    if (recorder := getattr(_instead, "recorder", None)) is not None:
+        recorder.keep(array)
+    return array
+
+
 def pool() -> Any:
     """The pool of `current_threads()` threads, or what stands in for it."""
     if (recorder := getattr(_instead, "recorder", None)) is not None:

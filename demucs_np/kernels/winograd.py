@@ -23,10 +23,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ._jit import DISABLED, kernel, view
-from .conv import NOTHING, gather, glu_order
+from .conv import gather
 from .epilogue import ACTIVATIONS, GLU, activate, add, store
-from .gemm import LANES, PANEL, gemm, pack
+from .gemm import LANES, PANEL, gemm
 from .layer import Conv
+from .packing import NOTHING, pack_winograd
 from .tiles import pool
 
 COLUMNS = 96  # of the result in work at a time
@@ -48,23 +49,8 @@ def suits(conv: Conv) -> bool:
 
 def prepare(conv: Conv) -> Conv:
     """The same layer with transformed weights, packed: 4 matrices [stride*C, N], or for 3 taps 16."""
-    r, depth, N = conv.width // conv.stride, conv.stride * conv.channels, conv.columns
-    weights = conv.matrix.reshape(conv.taps, r, depth, N)
-    order = glu_order(conv, COLUMNS)
-    along, across = np.array(WEIGHTS[r]), np.array(WEIGHTS[3]) if conv.taps == 3 else np.ones((1, 1))
-    matrices = np.zeros((4 * len(across), 1 + depth, N), np.float32)
-    rows = max(1, 2**16 // N)
-    for row in range(0, depth, rows):  # some rows at a time: the largest layers have 100 MB of weights
-        part = weights[:, :, row : row + rows, order].astype(np.float64)
-        size = part[0, 0].size
-        part = along @ part.reshape(conv.taps, r, size)
-        part = across @ part.reshape(conv.taps, 4 * size)
-        matrices[:, 1 + row : 1 + row + rows] = part.reshape(-1, size // N, N)
-    # The bias goes with product 1 along each axis, (1, 1) of 4x4: it is in all outputs, with a plus.
-    matrices[5 if conv.taps == 3 else 1, 0] = conv.bias[order]
-    for matrix in matrices:
-        matrix[:] = pack(matrix[1:], matrix[0]).reshape(matrix.shape)
-    return replace(conv, matrix=matrices.reshape(-1), winograd=True)
+    along, across = np.array(WEIGHTS[conv.width // conv.stride], np.float64), np.array(WEIGHTS[3]) if conv.taps == 3 else np.ones((1, 1))
+    return replace(conv, weights=NOTHING, packed=pack_winograd(conv, COLUMNS, along, across), winograd=True)
 
 
 def outputs_along(conv: Conv) -> int:
@@ -100,7 +86,7 @@ def winograd(
         act=ACTIVATIONS[conv.activation], limit=out[0].size, crop=conv.crop * conv.outputs,
     )  # fmt: skip
     arrays = [NOTHING if a is None else a.reshape(-1) for a in (skip, before)]
-    pool().run(_winograd_tiles, tiles, scratch, x.reshape(-1), conv.matrix, *arrays, out.reshape(-1), np.array(geometry))
+    pool().run(_winograd_tiles, tiles, scratch, x.reshape(-1), conv.packed, *arrays, out.reshape(-1), np.array(geometry))
 
 
 class Geometry(NamedTuple):

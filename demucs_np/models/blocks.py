@@ -70,7 +70,8 @@ class LayerSpec:
             return None
         weight = tensors[f"{name}.weight"]
         if self.single_row:
-            weight = weight[:, :, [weight.shape[2] // 2]]
+            middle = weight.shape[2] // 2
+            weight = weight[:, :, middle : middle + 1]
         pad = self.context if weight.shape[2] > 1 else 0
         return ops.prepare(convolution(weight, tensors[f"{name}.bias"], pad=pad, activation=activation), self.where("rewrite"))
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from ..errors import ModelError
 from . import spectral
 from .blocks import Array, BandedDecoder, BandedEncoder, DecoderLayer, EncoderLayer, LayerSpec, Tensors, scope
@@ -144,8 +142,8 @@ class Hybrid(Network):
         self.frequency_table: Array | None = None
         if "freq_emb.embedding.weight" in tensors:
             assert config.freq_emb is not None
-            embedding = tensors["freq_emb.embedding.weight"].astype(np.float64) * float(config.emb_scale) * float(config.freq_emb)
-            self.frequency_table = embedding.astype(np.float32)  # [F, C]
+            factors = float(config.emb_scale), float(config.freq_emb)
+            self.frequency_table = self.ops.prepare_table(tensors["freq_emb.embedding.weight"], *factors)  # [F, C]
 
     def _spec(self, path: str, level: HybridLayer, context: int) -> LayerSpec:
         spec = LayerSpec(path, level.freq, level.stride, level.pad, self.config.norm_groups, context, self.config.dconv_depth)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 
-from ..kernels.window import hann
+from ..kernels.tables import hann, table
 from ..operations import Operations
 
 Array = np.ndarray
@@ -35,7 +33,7 @@ def spectrogram_centered(ops: Operations, mix: Array, n_fft: int) -> Array:
     return z
 
 
-@lru_cache(maxsize=4)
+@table
 def inverse_envelope(n_fft: int, n: int) -> Array:
     """1 / (sum of the squared windows over each sample), which is constant: the frames beyond both ends count, though they are zero."""
     window = hann(n_fft).astype(np.float64) ** 2
@@ -43,7 +41,7 @@ def inverse_envelope(n_fft: int, n: int) -> Array:
     return np.resize(1 / np.roll(total, -(n_fft // 8)), n).astype(np.float32)
 
 
-@lru_cache(maxsize=4)
+@table
 def inverse_envelope_of(n_fft: int, n: int, first: int, frames: int) -> Array:
     """1 / (sum of the squared windows over each sample) of `frames` frames, the first of which begins at sample `first`."""
     hop = n_fft // 4

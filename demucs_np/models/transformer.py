@@ -6,19 +6,19 @@ Axes: N tokens (time, or time and frequency: token t*F + f), C channels. Upstrea
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import numpy as np
 
 from ..errors import UsageError
 from ..kernels.layer import Norm, linear
+from ..kernels.tables import table
 from ..operations import Operations
 from .blocks import Array, Tensors, norm_of, scope
 from .config import HTDemucsConfig
 from .taps import asked, tap
 
 
-@lru_cache(maxsize=4)
+@table
 def positions_2d(T: int, F: int, C: int, max_period: float, weight: float) -> Array:
     """Sines and cosines of time in the first half of the channels, of frequency in the second -> [T*F, C]."""
     half = C // 2
@@ -30,7 +30,7 @@ def positions_2d(T: int, F: int, C: int, max_period: float, weight: float) -> Ar
     return (weight * table).reshape(T * F, C).astype(np.float32)
 
 
-@lru_cache(maxsize=4)
+@table
 def positions_1d(T: int, C: int, max_period: float, centered: bool, weight: float) -> Array:
     """Cosines, then sines, of time; `centered` counts it from the middle ("cape" in evaluation) -> [T, C]."""
     half = C // 2

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import attention, conv, feed_forward, local_attention, lstm, resample, signal, stft, wiener, winograd
+from ..kernels import attention, conv, feed_forward, local_attention, lstm, packing, resample, signal, stft, wiener, winograd
 from ..kernels import norm as norms
 from ..kernels.arena import Arena
 from ..kernels.layer import Conv, Norm
+from ..kernels.tables import ones
 from . import numpy_ops
 
 Array = np.ndarray
@@ -57,6 +58,9 @@ class CompiledOperations:
 
     def prepare_recurrent(self, weights: Array) -> Any:
         return lstm.prepare(weights)
+
+    def prepare_table(self, x: Array, *factors: float) -> Array:
+        return packing.scaled(x, *factors)
 
     def mark(self) -> int:
         return self.arena.mark()
@@ -115,7 +119,7 @@ class CompiledOperations:
             winograd.winograd(x, layer, out, rows, skip=skip, before=before)
             return out
         if residual is not None and scale is None:
-            scale = np.ones(layer.outputs, np.float32)
+            scale = ones(layer.outputs)
         conv.conv_(x, layer, out, rows, skip=skip, before=before, stats=stats, scale=scale)
         return out
 
@@ -229,7 +233,7 @@ class CompiledOperations:
         return out
 
     def feed_forward(self, x: Array, y: Array, widen: Conv, narrow: Conv, scale: Array | None) -> Array:
-        scale = np.ones(narrow.outputs, np.float32) if scale is None else scale
+        scale = ones(narrow.outputs) if scale is None else scale
         feed_forward.feed_forward(y[0], widen, narrow, scale, x[0])
         return x
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from ..kernels import packing
 from ..kernels.layer import EPS, Conv, Norm
 from ..kernels.resample import resample_numpy
-from ..kernels.window import hann
+from ..kernels.tables import hann
 
 Array = np.ndarray
 
@@ -120,10 +121,13 @@ class NumpyOperations:
     name = "numpy"
 
     def prepare(self, layer: Conv, path: str = "") -> Conv:
-        return replace(layer, path=path)
+        return replace(layer, weights=np.ascontiguousarray(layer.weights), path=path)
 
     def prepare_recurrent(self, weights: Array) -> Any:
         return weights
+
+    def prepare_table(self, x: Array, *factors: float) -> Array:
+        return packing.scaled_numpy(x, *factors)
 
     def mark(self) -> int:
         return 0
@@ -171,7 +175,7 @@ class NumpyOperations:
         padded = np.pad(x, ((0, 0), (layer.pad, right), (0, 0)))
         windows = sliding_window_view(padded, layer.width, axis=1)[:, :: layer.stride][:, :rows]  # [B, L, C] -> [B, rows, C, width]
         windows = windows.transpose(0, 1, 3, 2).reshape(B, rows, layer.width * C)  # -> [B, rows, width*C]
-        z = np.broadcast_to(layer.bias, (B, rows, layer.columns)).copy()
+        z = np.broadcast_to(np.tile(layer.bias, layer.upsample), (B, rows, layer.columns)).copy()
         for tap in range(layer.taps):
             db = (tap - layer.taps // 2) * layer.dilation
             low, high = max(0, -db), min(B, B - db)

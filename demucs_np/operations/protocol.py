@@ -33,6 +33,9 @@ class Operations(Protocol):
     def prepare_recurrent(self, weights: Array) -> Any:
         """The recurrent weights [2, H, 4H] of an LSTM layer, forward and backward, as `lstm` wants them."""
 
+    def prepare_table(self, x: Array, *factors: float) -> Array:
+        """x times the factors one after the other in float64, rounded once: a table of weights for `add_table`."""
+
     def mark(self) -> int:
         """Where a computation begins, for `reset`."""
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ...kernels.packing import widened
+
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -44,5 +46,7 @@ def as_float32(stored: Stored) -> np.ndarray:
         return (np.ascontiguousarray(array).astype(np.uint32) << np.uint32(16)).view(np.float32)
     if array.dtype == np.float32 and array.flags.c_contiguous and array.flags.aligned:
         return array
+    if stored.dtype == "F16":
+        return widened(array)
     with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinite
         return np.array(array, dtype=np.float32, order="C")
