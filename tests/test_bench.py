@@ -1,6 +1,7 @@
 """The bench command, the profile, and the measuring scripts, on tiny models: that they run and add up, never how fast."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -189,3 +190,18 @@ def test_start_up_marks(tmp_path: Path) -> None:
 def test_bag(tmp_path: Path) -> None:
     output = script("bag.py", "--model", "tiny", "--seconds", "1", "--repeats", "1", "--threads", "1", "--work", str(tmp_path))
     assert "| vocals alone" in output
+
+
+def test_stream(tmp_path: Path) -> None:
+    """Quality, delay and exactness of streams, each table with the lines it should have."""
+    output = script("stream.py", "quality", "--songs", "1", "--seconds", "5", "--hops", "2.5", "5", "--threads", "1")
+    for line in (
+        "| 2.5 s ",
+        "| 5 s                             |     - |",
+        "| whole windows, running loudness |",
+        "hop 2.5, lookahead 0.5: drums ",
+    ):
+        assert line in output
+    words = ["--models", "tiny", "--threads", "1", "--work", str(tmp_path)]
+    assert "| tiny  |   0.3 |         0.2 |" in script("stream.py", "live", "--hops", "0.3", "--lookahead", "0.2", "--seconds", "2", *words)
+    assert re.search(r"tiny +\| +1 \| +176400 \| +the same bits", script("stream.py", "exact", "--seconds", "1", *words))

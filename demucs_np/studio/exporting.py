@@ -118,7 +118,7 @@ def _at_rate(source: Mixture, old: int, new: int, folder: Path) -> Iterator[Mixt
         yield source
         return
     channels, samples = source.shape
-    resampler = Resampler(old, new, "numba")
+    resampler = Resampler(old, new, "numba", fine=True)
     with Spool(channels, folder) as spool:
         for start in range(0, samples, BLOCK):
             spool.append(resampler.push(source.read(start, min(start + BLOCK, samples))))

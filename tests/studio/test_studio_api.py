@@ -20,6 +20,7 @@ import soundfile
 from studio_server import ROOT, Server, make_song, wait_for
 
 from demucs_np import Separator, load_model
+from demucs_np.kernels.resample import resample
 
 HEADER = 56
 Separated = tuple[Server, dict[str, Any]]
@@ -92,6 +93,15 @@ def test_every_format_at_the_original_rate(separated: Separated, form: str, bits
     with soundfile.SoundFile(io.BytesIO(answer.content)) as file:
         assert (file.samplerate, file.channels, file.subtype) == (48000, 2, subtype)
         assert file.frames == pytest.approx(4 * 48000, abs=0 if form != "mp3" else 2500)
+
+
+def test_another_rate_is_that_of_the_command(separated: Separated) -> None:
+    """By the finer filter."""
+    server, track = separated
+    path = f"/api/tracks/{track['id']}"
+    stem = soundfile.read(io.BytesIO(server.client.get(f"{path}/stems/bass.wav").content), dtype="float32")[0]
+    wav = soundfile.read(io.BytesIO(server.client.get(f"{path}/export", params={"stems": "bass", "bits": 32}).content), dtype="float32")[0]
+    assert np.array_equal(wav.T, resample(np.tile(stem.T, (2 // stem.shape[1], 1)), 44100, 48000, fine=True))
 
 
 def test_a_zip_a_mix_and_a_region(separated: Separated) -> None:
