@@ -8,7 +8,7 @@ MODEL ?= demo
 OUT ?= separated
 CASES ?= 500
 
-.PHONY: help demo run test test-plain test-arm64 fuzz live lint type bench docs parity site dist clean
+.PHONY: help demo studio run test test-plain test-arm64 fuzz live lint type bench docs parity site dist clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -30,6 +30,9 @@ $(LIVE)/ready: pyproject.toml
 
 demo: $(VENV)/ready  ## separate the bundled song with the bundled model, and show how well that went
 	$(BIN)/demucs-np demo
+
+studio: $(VENV)/ready  ## a page in the browser to drop songs on and hear the stems; the demo song to begin with
+	$(BIN)/demucs-np studio --demo
 
 run: $(VENV)/ready  ## make run TRACK=song.mp3 [MODEL=name or file.safetensors] [OUT=folder]
 	$(BIN)/demucs-np separate -n '$(MODEL)' -o '$(OUT)' '$(TRACK)'

@@ -24,7 +24,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "separate": (".separate", "separate", "Separate tracks into stems; the word may be left out."),
     "batch": (".batch", "batch", "Separate a whole library, on one machine or many; run again, it goes on where it ended."),
     "demo": (".demo", "demo", "Separate the bundled song with the bundled model, and show how well that goes."),
-    "serve": (".serve", "serve", "An HTTP API on this computer: upload songs, follow the work, get stems, mixes and regions."),
+    "studio": (".studio", "studio", "Drop songs on a page in the browser, hear the stems, save what you want."),
+    "serve": (
+        ".serve",
+        "serve",
+        "The studio without opening a browser: an HTTP API to upload songs, follow the work, get stems and mixes.",
+    ),
     "stream": (".stream", "stream", "Separate sound while it comes in: from standard input to standard output."),
     "models": (".models", "models", "List, fetch and check the published models."),
     "warm": (".warm", "warm", "Compile ahead what a model needs, for images and services."),

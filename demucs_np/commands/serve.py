@@ -1,4 +1,4 @@
-"""The command `demucs-np serve`."""
+"""The command `demucs-np serve`, and the options it shares with `demucs-np studio`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ max_upload_option = click.option(
 @server_options
 @max_upload_option
 def serve(folder: Path, host: str, port: int, max_upload: float) -> None:
-    """Serve an HTTP API that separates songs on this computer; /openapi.json describes it. Tracks are kept in FOLDER (default: studio)."""
+    """Serve the studio without opening a browser: its page, and its HTTP API, which /openapi.json describes. Tracks are kept in FOLDER."""
     from ..studio.launch import serve as run
 
-    run(folder, host=host, port=port, max_upload=int(max_upload * 1e9), echo=click.echo)
+    run(folder, host=host, port=port, max_upload=int(max_upload * 1e9), browser=False, demo=False, echo=click.echo)

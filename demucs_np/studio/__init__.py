@@ -1,1 +1,1 @@
-"""The studio: an HTTP server on this computer that separates tracks and keeps them in a folder."""
+"""The studio: an HTTP server on this computer that separates tracks, keeps them in a folder, and shows a page to hear them."""

@@ -1,4 +1,4 @@
-"""Run the studio's server: find a port, print the address."""
+"""Run the studio's server: find a port, print the address, open the browser."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import errno
 import importlib.util
 import secrets
 import socket
+import threading
+import time
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +27,7 @@ def require_extra() -> None:
         raise error
 
 
-def serve(folder: Path, *, host: str, port: int, max_upload: int, echo: Callable[[str], object]) -> None:
+def serve(folder: Path, *, host: str, port: int, max_upload: int, browser: bool, demo: bool, echo: Callable[[str], object]) -> None:
     """Serve until interrupted. Raises DemucsError if the port is taken or the folder cannot be had."""
     require_extra()
     import uvicorn
@@ -39,6 +42,8 @@ def serve(folder: Path, *, host: str, port: int, max_upload: int, echo: Callable
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{number}/" + (f"?token={token}" if token else "")
         echo(f"The studio is at {address}  (tracks in {folder.resolve()}; Ctrl-C ends it)")
+        if demo and not app.state.studio.library.all():
+            app.state.studio.add_demo(separate=True)
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, server_header=False)
 
         class Server(uvicorn.Server):
@@ -47,6 +52,8 @@ def serve(folder: Path, *, host: str, port: int, max_upload: int, echo: Callable
                 super().handle_exit(sig, frame)  # type: ignore[arg-type]
 
         server = Server(config)
+        if browser:
+            threading.Thread(target=_open, args=(server, address, echo), daemon=True).start()
         server.run(sockets=[listener])
 
 
@@ -62,3 +69,14 @@ def _listen(host: str, port: int) -> socket.socket:
             raise DemucsError(f"port {port} is taken: close what uses it, or choose another one with --port (0: any free one)") from error
         raise DemucsError(f"cannot listen at {host}, port {port} ({error.strerror}); choose another --host or --port") from error
     return listener
+
+
+def _open(server: object, address: str, echo: Callable[[str], object]) -> None:
+    """Show the page once the server answers."""
+    while not getattr(server, "started", False):
+        time.sleep(0.02)
+    opened = False
+    with contextlib.suppress(webbrowser.Error, OSError):
+        opened = webbrowser.open(address)
+    if not opened:
+        echo(f"No browser could be opened here; open {address} yourself.")

@@ -1,9 +1,10 @@
-"""The HTTP API of the studio; `demucs-np serve` runs it."""
+"""The HTTP API of the studio, and its page. `demucs-np studio` and `demucs-np serve` run it; `docs/studio.md` shows it with curl."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import mimetypes
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -13,11 +14,13 @@ from typing import Annotated, Any
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Scope
 
-from .. import __version__
+from .. import __version__, page
 from ..audio import Encoding, open_track
 from ..demo.song import DEMO_FILE
 from ..errors import DemucsError, UsageError
@@ -116,6 +119,18 @@ class Studio:
             self.library.listeners.remove(put)
 
 
+class Page(StaticFiles):
+    """The page's files, which may do what its own policy says."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Content-Security-Policy"] = page.CONTENT_SECURITY_POLICY
+        return response
+
+
+mimetypes.add_type("text/javascript", ".js")  # what a machine's own tables may say otherwise
+
+
 def create_app(folder: Path, *, token: str | None = None, max_upload: int = 2 * GIGABYTE) -> FastAPI:
     """The application for a folder. Raises DemucsError if the folder cannot be had."""
     studio = Studio(folder, max_upload)
@@ -134,6 +149,7 @@ def create_app(folder: Path, *, token: str | None = None, max_upload: int = 2 * 
     _general_routes(app, studio)
     _track_routes(app, studio)
     _result_routes(app, studio)
+    app.mount("/", Page(directory=page.FOLDER, html=True))
     app.add_middleware(Guard, token=token)
 
     @app.exception_handler(DemucsError)
@@ -155,11 +171,6 @@ def _general_routes(app: FastAPI, studio: Studio) -> None:
             "free": usage.free,
             "max_upload": studio.max_upload,
         }
-
-    @app.get("/engine.json", include_in_schema=False)
-    def engine() -> dict[str, Any]:
-        """Which engine the page is to use."""
-        return {"engine": "studio"}
 
     @app.get("/api/models")
     def list_models() -> list[dict[str, Any]]:

@@ -119,11 +119,12 @@ class Worker:
             change(track, sources=stems, rate=model.samplerate, stem_channels=model.audio_channels)
             self.current = separation
             took = separation.run(model, options, stems, tell)
-            self._warm = True
             recipe = model.models[0].recipe
             shifts = recipe.shifts if wish.shifts is None else wish.shifts
             overlap = float(recipe.overlap if wish.overlap is None else wish.overlap)
-            self.pace.measured(wish.model, shifts, overlap, took / (separation.length / model.samplerate))
+            if self._warm:  # else it was compiling, too
+                self.pace.measured(wish.model, shifts, overlap, took / (separation.length / model.samplerate))
+            self._warm = True
             change(track, state="done", stage=None, seconds_left=None, length=separation.length, ready=separation.length, took=took)
         except CancelledError:
             if not self._stop.is_set():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import io
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -339,6 +340,35 @@ def test_without_the_extra_it_says_so(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
     assert ended.returncode == 1
     assert ended.stderr == "Error: the studio needs uvicorn: pip install 'demucs-np[studio]'\n"
+
+
+def test_without_a_browser_it_says_the_address(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "demucs_np", "studio", str(tmp_path / "studio"), "--port", "0"]
+    env = {**os.environ, "BROWSER": "/no/such/browser", "PATH": "/nowhere", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env)
+    assert process.stdout is not None
+    lines = [process.stdout.readline(), process.stdout.readline()]
+    process.terminate()
+    process.communicate(timeout=30)
+    assert lines[0].startswith("The studio is at http://127.0.0.1:")
+    assert lines[1].startswith("No browser could be opened here; open http://127.0.0.1:")
+
+
+def test_the_studio_opens_the_browser_with_the_demo_song(tmp_path: Path) -> None:
+    browser = tmp_path / "browser"
+    browser.write_text(f"#!/bin/sh\necho $1 > {tmp_path}/opened\n")
+    browser.chmod(0o755)
+    command = [sys.executable, "-m", "demucs_np", "studio", str(tmp_path / "studio"), "--port", "0", "--demo"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "BROWSER": str(browser)})
+    assert process.stdout is not None
+    address = process.stdout.readline().split()[4]
+    wait_for(lambda: (tmp_path / "opened").exists() and (tmp_path / "opened").read_text().strip() == address)
+    answer = httpx.get(address)
+    assert "Drop a song" in answer.text
+    assert "script-src 'self';" in answer.headers["content-security-policy"]
+    assert [track["name"] for track in httpx.get(f"{address}api/tracks").json()] == ["demo song.flac"]
+    process.terminate()
+    process.communicate(timeout=30)
 
 
 def test_the_end_is_quiet(tmp_path: Path) -> None:

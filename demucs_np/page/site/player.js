@@ -1,0 +1,302 @@
+// @ts-check
+/** All lanes through one Web Audio graph, on one clock: times are whole sample frames of the context, whose rate is the stems'.
+ *
+ * Audio comes in units of ten seconds; a few are kept, so that a track of an hour needs no more memory than one of a minute. The sources of all
+ * lanes for a stretch of a unit are made together and start at the same frame; the next stretch starts at the frame where it ends.
+ */
+
+/** @typedef {import("./engine-studio.js").Engine} Engine
+ * @typedef {import("./engine-studio.js").Track} Track
+ * @typedef {{volume: number, pan: number, muted: boolean, solo: boolean}} Lane
+ * @typedef {{start: number, stop: number}} Region
+ * @typedef {{start: number, stop: number, buffers: Map<string, AudioBuffer>}} Unit */
+
+const UNIT = 10; // seconds
+const KEEP = 6; // units
+const AHEAD = 3; // seconds that are scheduled
+const LEAD = 0.05; // seconds between a decision and its sound
+const SOON = 512; // frames: what starts later than that is in time
+const EASE = 0.008; // seconds in which a gain changes, against clicks
+
+/** What is heard of each stem. */
+export class Mixer {
+  /** @param {string[]} stems */
+  constructor(stems) {
+    this.lanes = new Map(stems.map((name) => [name, /** @type {Lane} */ ({ volume: 1, pan: 0, muted: false, solo: false })]));
+    this.original = false;
+    this.volume = 1;
+  }
+
+  /** @param {string} name */
+  lane(name) {
+    return /** @type {Lane} */ (this.lanes.get(name));
+  }
+
+  /** Whether a stem is heard among the stems. @param {string} name */
+  audible(name) {
+    const soloed = [...this.lanes.values()].some((lane) => lane.solo);
+    return soloed ? this.lane(name).solo : !this.lane(name).muted;
+  }
+
+  /** The gain of a stem or "mix". @param {string} name */
+  level(name) {
+    if (name === "mix" || this.original) return name === "mix" && this.original ? 1 : 0;
+    return this.audible(name) ? this.lane(name).volume : 0;
+  }
+
+  /** As the engines' `mix` of an export: `drums:0.5:-1,bass:1:0`; empty if nothing is heard. */
+  voices() {
+    if (this.original) return "mix";
+    const heard = [...this.lanes].filter(([name]) => this.level(name) > 0);
+    return heard.map(([name, lane]) => `${name}:${lane.volume}:${lane.pan}`).join(",");
+  }
+}
+
+export class Graph {
+  /** @param {BaseAudioContext} context @param {Mixer} mixer */
+  constructor(context, mixer) {
+    this.context = context;
+    this.output = context.createGain();
+    this.nodes = new Map(
+      ["mix", ...mixer.lanes.keys()].map((name) => {
+        const [gain, pan, meter] = [context.createGain(), context.createStereoPanner(), context.createAnalyser()];
+        meter.fftSize = 2048;
+        gain.connect(pan).connect(meter);
+        (name === "mix" ? pan : meter).connect(this.output);
+        return [name, { gain, pan, meter }];
+      }),
+    );
+    const total = /** @type {{meter: AnalyserNode}} */ (this.nodes.get("mix")).meter; // of all that is heard
+    this.output.connect(total).connect(context.destination);
+    this.set(mixer, 0);
+  }
+
+  /** @param {Mixer} mixer @param {number} ease seconds */
+  set(mixer, ease) {
+    const now = this.context.currentTime;
+    const change = (/** @type {AudioParam} */ param, /** @type {number} */ value) => {
+      if (ease) param.setTargetAtTime(value, now, ease);
+      else param.value = value;
+    };
+    change(this.output.gain, mixer.volume);
+    for (const [name, { gain, pan }] of this.nodes) {
+      change(gain.gain, mixer.level(name));
+      change(pan.pan, mixer.lanes.get(name)?.pan ?? 0);
+    }
+  }
+
+  /** Start `count` frames of a unit, from its frame `offset` on, at a frame of the context. Returns the sources.
+   * @param {Unit} unit @param {number} frame @param {number} offset @param {number} count */
+  start(unit, frame, offset, count) {
+    const rate = this.context.sampleRate;
+    return [...unit.buffers].map(([name, buffer]) => {
+      const source = this.context.createBufferSource();
+      source.buffer = buffer;
+      source.connect(/** @type {{gain: GainNode}} */ (this.nodes.get(name)).gain);
+      source.start(frame / rate, offset / rate, count / rate);
+      return source;
+    });
+  }
+
+  /** Peak of what a lane gives out now. @param {string} name */
+  meter(name) {
+    const samples = new Float32Array(2048);
+    this.nodes.get(name)?.meter.getFloatTimeDomainData(samples);
+    return samples.reduce((most, sample) => Math.max(most, Math.abs(sample)), 0);
+  }
+}
+
+/** Frames `start` ... `stop` - 1 of all lanes; `stop` is less where the track ends, or is not ready.
+ * @param {Engine} engine @param {Track} track @param {string[]} names @param {number} start @param {number} stop @returns {Promise<Unit>} */
+async function load(engine, track, names, start, stop) {
+  const channels = track.stem_channels;
+  const parts = await Promise.all(names.map((name) => engine.audio(track, name, start, stop)));
+  const count = Math.min(...parts.map((part) => part.length / channels));
+  const buffers = new Map();
+  for (const [number, part] of count > 0 ? parts.entries() : []) {
+    const buffer = new AudioBuffer({ numberOfChannels: 2, length: count, sampleRate: track.rate });
+    for (const side of [0, 1]) {
+      const samples = buffer.getChannelData(side);
+      for (let i = 0, j = Math.min(side, channels - 1); i < count; i++, j += channels) samples[i] = part[j];
+    }
+    buffers.set(names[number], buffer);
+  }
+  return { start, stop: start + count, buffers };
+}
+
+/** What the graph makes of a part of a track. @param {Engine} engine @param {Track} track @param {Mixer} mixer @param {Region} part */
+export async function render(engine, track, mixer, part) {
+  const context = new OfflineAudioContext(2, part.stop - part.start, track.rate);
+  const graph = new Graph(context, mixer);
+  const size = UNIT * track.rate;
+  for (let start = part.start; start < part.stop; start += size) {
+    const unit = await load(engine, track, [...graph.nodes.keys()], start, Math.min(part.stop, start + size));
+    graph.start(unit, start - part.start, 0, unit.stop - start);
+  }
+  return context.startRendering();
+}
+
+export class Player {
+  /** @type {Graph | null} */ #graph = null;
+  /** @type {Map<number, Promise<Unit>>} */ #units = new Map();
+  /** What is scheduled: from which frame of the context on which sample. @type {{frame: number, sample: number, count: number}[]} */ #plan = [];
+  /** @type {AudioBufferSourceNode[]} */ #sources = [];
+  #run = 0; // counts starts and stops: what an older one awaited is no longer wanted
+  #filling = false;
+  #rest = 0; // the sample at which it stands while it does not play
+  #timer = 0;
+  playing = false;
+  looping = false;
+  /** @type {Region | null} */ loop = null;
+
+  /** @param {Engine} engine @param {Track} track @param {Mixer} mixer @param {() => void} changed told when it starts, stops, or jumps */
+  constructor(engine, track, mixer, changed) {
+    this.engine = engine;
+    this.track = track;
+    this.mixer = mixer;
+    this.changed = changed;
+  }
+
+  get length() {
+    return this.track.length || Math.round(this.track.seconds * this.track.rate);
+  }
+
+  /** The sample that is heard now. */
+  get position() {
+    const context = /** @type {AudioContext | undefined} */ (this.#graph?.context);
+    if (!this.playing || !context) return this.#rest;
+    const now = Math.round((context.currentTime - (context.outputLatency || 0)) * context.sampleRate);
+    const part = this.#plan.findLast((piece) => piece.frame <= now) ?? this.#plan[0];
+    return part ? part.sample + Math.min(part.count, Math.max(0, now - part.frame)) : this.#rest;
+  }
+
+  /** Where it goes back to the loop's start, or ends. */
+  get #end() {
+    return this.looping && this.loop ? Math.min(this.loop.stop, this.length) : this.length;
+  }
+
+  async play() {
+    const { rate } = this.track;
+    if (!this.#graph) this.#graph = new Graph(new AudioContext({ sampleRate: rate, latencyHint: "interactive" }), this.mixer);
+    const context = /** @type {AudioContext} */ (this.#graph.context);
+    this.playing = true;
+    const run = ++this.#run;
+    if (this.#rest >= this.#end || (this.looping && this.loop && this.#rest < this.loop.start)) this.#rest = this.looping ? (this.loop?.start ?? 0) : 0;
+    await context.resume();
+    if (run !== this.#run) return;
+    this.#timer = window.setInterval(() => this.#fill(), 50);
+    this.changed();
+    await this.#fill();
+  }
+
+  pause() {
+    this.#rest = this.position;
+    this.playing = false;
+    this.#run++;
+    window.clearInterval(this.#timer);
+    for (const source of this.#sources) source.stop();
+    this.#sources = [];
+    this.#plan = [];
+    this.changed();
+  }
+
+  /** @param {number} sample */
+  seek(sample) {
+    const playing = this.playing;
+    if (playing) this.pause();
+    this.#rest = Math.max(0, Math.min(Math.round(sample), this.length));
+    if (playing) this.play();
+    else this.changed();
+  }
+
+  /** Loop a region, or not; null: the whole track. @param {boolean} on @param {Region | null} loop */
+  setLoop(on, loop) {
+    this.looping = on;
+    this.loop = loop && { start: Math.max(0, Math.round(loop.start)), stop: Math.min(this.length, Math.round(loop.stop)) };
+    this.seek(this.position);
+  }
+
+  /** The mixer has changed. */
+  apply() {
+    this.#graph?.set(this.mixer, EASE);
+  }
+
+  /** @param {string} name */
+  meter(name) {
+    return this.playing ? (this.#graph?.meter(name) ?? 0) : 0;
+  }
+
+  /** The track has grown. @param {Track} track */
+  update(track) {
+    this.track = track;
+  }
+
+  close() {
+    if (this.playing) this.pause();
+    this.#units.clear();
+    const context = /** @type {AudioContext | undefined} */ (this.#graph?.context);
+    this.#graph = null;
+    context?.close();
+  }
+
+  /** @param {number} number @returns {Promise<Unit>} */
+  #unit(number) {
+    const size = UNIT * this.track.rate;
+    const kept = this.#units.get(number);
+    const unit = kept ?? load(this.engine, this.track, ["mix", ...this.mixer.lanes.keys()], number * size, (number + 1) * size);
+    this.#units.delete(number);
+    this.#units.set(number, unit); // the last one is the one used last
+    for (const old of [...this.#units.keys()].slice(0, Math.max(0, this.#units.size - KEEP))) this.#units.delete(old);
+    const whole = Math.min((number + 1) * size, this.length);
+    unit.then(({ stop }) => stop < whole && this.#units.delete(number), () => this.#units.delete(number));
+    return unit;
+  }
+
+  /** Schedule until AHEAD seconds are on their way. */
+  async #fill() {
+    if (this.#filling || !this.#graph) return;
+    this.#filling = true;
+    const [run, graph, rate] = [this.#run, this.#graph, this.track.rate];
+    try {
+      while (run === this.#run) {
+        const last = this.#plan.at(-1);
+        const now = () => Math.ceil(graph.context.currentTime * rate);
+        const due = last ? last.frame + last.count : now();
+        let sample = last ? last.sample + last.count : this.#rest;
+        if (sample >= this.#end && this.looping) sample = this.loop?.start ?? 0;
+        if (sample >= this.#end) {
+          if (now() > due) this.#finish();
+          return;
+        }
+        if (due > now() + AHEAD * rate) return;
+        const unit = await this.#unit(Math.floor(sample / (UNIT * rate)));
+        const count = Math.min(unit.stop, this.#end) - sample;
+        if (run !== this.#run || count <= 0) return; // stopped, or it still grows: the timer comes again
+        const frame = last && due > now() + SOON ? due : now() + Math.ceil(LEAD * rate);
+        this.#sources.push(...graph.start(unit, frame, sample - unit.start, count));
+        this.#plan.push({ frame, sample, count });
+        this.#forget(now());
+      }
+    } catch (error) {
+      if (run === this.#run) this.pause();
+      throw error;
+    } finally {
+      this.#filling = false;
+    }
+  }
+
+  #finish() {
+    this.pause();
+    this.#rest = 0;
+    this.changed();
+  }
+
+  /** Drop what has been played. @param {number} now */
+  #forget(now) {
+    while (this.#plan.length > 2 && this.#plan[1].frame + this.#plan[1].count < now - this.track.rate) {
+      this.#plan.shift();
+    }
+    const lanes = this.mixer.lanes.size + 1;
+    this.#sources = this.#sources.slice(-lanes * (this.#plan.length + 1));
+  }
+}

@@ -1,0 +1,293 @@
+"""The studio's page in the system's Chromium, with the real server: what a person does with it, from the drop to the deletion."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+import shutil
+import subprocess
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from studio_server import Server, wait_for
+
+from demucs_np import page as pages
+from demucs_np.demo.song import DEMO_FILE
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright for Python (pip install playwright)")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+if CHROMIUM is None:
+    pytest.skip("needs Chromium", allow_module_level=True)
+expect = sync_api.expect
+RATE, SECONDS = 44100, 12
+STEMS = ["drums", "bass", "other", "vocals"]
+AXE = "axe-core@4.11.0"
+SOUND = [
+    "--autoplay-policy=no-user-gesture-required",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    "--no-sandbox",
+]
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an excerpt of the demo song, one in mono at 48 kHz, and a file that is no sound."""
+    folder = tmp_path_factory.mktemp("songs")
+    samples, _ = soundfile.read(DEMO_FILE, frames=SECONDS * RATE)
+    soundfile.write(folder / "Sunday in June.wav", samples, RATE)
+    soundfile.write(folder / "mono.flac", samples[: 3 * RATE, 0], 48000)
+    (folder / "talk.m4a").write_text("these are words\n" * 10)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=SOUND)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = Server(tmp_path_factory.mktemp("library") / "studio")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def track(server: Server, songs: Path) -> dict[str, Any]:
+    """A separated track."""
+    return server.wait(server.upload(songs / "Sunday in June.wav", "Sunday in June.wav", model="demo")["id"], "done")
+
+
+class Visit:
+    """A page in a context of its own, and what went wrong in it."""
+
+    def __init__(self, browser: Any, address: str, *, model: str = "demo", **context: Any) -> None:
+        self.context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | context))
+        self.context.add_init_script(f"localStorage.setItem('model', {model!r})")
+        self.page = self.context.new_page()
+        self.wrong: list[str] = []
+        self.sizes: dict[str, int] = {}
+        self.expected: list[str] = []  # patterns of complaints that belong to the test
+        self.page.on("console", lambda said: said.type in ("error", "warning") and self.wrong.append(f"{said.text} {said.location}"))
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("requestfailed", self._failed)
+        self.page.on("request", lambda asked: asked.url.startswith((address, "blob:")) or self.wrong.append(f"elsewhere: {asked.url}"))
+        self.address = address
+        self.open()
+
+    def _failed(self, request: Any) -> None:
+        if "ERR_ABORTED" not in (request.failure or ""):  # what a reload or a download ends
+            self.wrong.append(f"failed: {request.url} {request.failure}")
+
+    def open(self) -> None:
+        self.page.goto(self.address)
+        self.page.wait_for_selector("body[data-ready]")
+
+    def state(self, state: str, seconds: float = 60) -> None:
+        """Wait until the selected track is in a state."""
+        self.page.wait_for_selector(f"#progress[data-state={state}]", state="attached", timeout=seconds * 1000)
+
+    def choose(self, name: str) -> None:
+        self.page.locator("#queue .open", has_text=name).first.click()
+
+    def position(self) -> float:
+        return float(self.page.locator("#seek").input_value())
+
+    def close(self) -> None:
+        wrong = [text for text in self.wrong if not any(re.search(pattern, text) for pattern in self.expected)]
+        self.context.close()
+        assert wrong == []
+
+
+@pytest.fixture
+def visit(browser: Any, server: Server) -> Iterator[Visit]:
+    made = Visit(browser, server.address)
+    yield made
+    made.close()
+
+
+def drop(page: Any, *paths: Path) -> None:
+    """As if the files were dropped on the window."""
+    files = [{"name": path.name, "bytes": list(path.read_bytes())} for path in paths]
+    page.evaluate(
+        """(files) => {
+          const data = new DataTransfer();
+          for (const file of files) data.items.add(new File([new Uint8Array(file.bytes)], file.name));
+          dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true }));
+        }""",
+        files,
+    )
+
+
+def download(page: Any, button: Any) -> tuple[str, bytes]:
+    with page.expect_download() as started:
+        button.click()
+    return started.value.suggested_filename, Path(started.value.path()).read_bytes()
+
+
+def test_the_whole_way(visit: Visit, server: Server, songs: Path) -> None:
+    page = visit.page
+    drop(page, songs / "Sunday in June.wav")
+    visit.state("done")
+    assert page.locator("#title").inner_text() == "Sunday in June.wav"
+    assert [lane.get_attribute("data-stem") for lane in page.locator(".lane").all()] == ["mix", *STEMS]
+    identity = page.locator("#queue li").first.get_attribute("data-id")
+
+    page.locator("#play").click()
+    wait_for(lambda: visit.position() > 0.3)
+    expect(page.locator("#play")).to_have_attribute("aria-label", "Pause")
+    wait_for(lambda: float(page.locator(".lane[data-stem=mix] meter").evaluate("meter => meter.value")) > 0.01)
+    page.locator("[data-stem=vocals] .solo").click()
+    expect(page.locator(".lane[data-off]")).to_have_count(4)
+    wait_for(lambda: float(page.locator("[data-stem=bass] meter").evaluate("meter => meter.value")) < 0.001)
+
+    box = page.locator("[data-stem=drums] .wave").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.55, box["y"] + 30, steps=3)
+    page.mouse.up()
+    expect(page.locator("#looping")).to_have_attribute("aria-pressed", "true")
+    seen = []
+    wait_for(lambda: seen.append(visit.position()) or len(seen) > 60)
+    assert 5.9 < min(seen) < 6.2
+    assert 6.3 < max(seen) < 6.7
+    assert any(second < first for first, second in itertools.pairwise(seen))  # it went back
+    page.keyboard.press("Space")
+
+    page.locator("#save").click()
+    form, save = page.locator("#saving"), page.locator("#saving button")
+    page.locator("#rate").select_option("model")
+    page.locator("#format").select_option("wav 32")
+    name, content = download(page, save)
+    assert name == "Sunday in June.zip"
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.namelist() == [f"Sunday in June - {stem}.wav" for stem in STEMS]
+        stems = {stem: soundfile.read(io.BytesIO(archive.read(f"Sunday in June - {stem}.wav")))[0] for stem in STEMS}
+    page.locator("#what").select_option("=")  # what I hear: the vocals
+    page.locator("#region").check()
+    name, content = download(page, save)
+    assert name == "Sunday in June - what I hear.wav"
+    heard, _ = soundfile.read(io.BytesIO(content))
+    assert 0.5 < len(heard) / RATE < 0.7
+    start = round(6.0 * RATE)
+    assert any(np.array_equal(heard, stems["vocals"][at : at + len(heard)]) for at in range(start - RATE // 5, start + RATE // 5))
+    page.locator("#what").select_option("bass")
+    for form_of, subtype in {
+        "wav 16": "PCM_16",
+        "wav 24": "PCM_24",
+        "flac 16": "PCM_16",
+        "flac 24": "PCM_24",
+        "mp3 16": "MPEG_LAYER_III",
+    }.items():
+        page.locator("#format").select_option(form_of)
+        name, content = download(page, save)
+        assert name == f"Sunday in June - bass.{form_of.split()[0]}"
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            assert file.subtype == subtype
+    assert form.is_visible()
+
+    page.reload()
+    visit.state("done")
+    assert page.locator("#queue li").first.get_attribute("data-id") == identity
+    deleting = page.locator("#actions button", has_text="elete")
+    deleting.click()
+    expect(deleting).to_have_text("Really delete")
+    deleting.click()
+    wait_for(lambda: identity not in server.folders())
+    expect(page.locator(f"#queue [data-id='{identity}']")).to_have_count(0)
+
+
+def test_lanes_do_not_drift(visit: Visit, server: Server, track: dict[str, Any]) -> None:
+    """The graph that is heard, rendered, against the files: each lane alone, and muted and soloed lanes together."""
+    render = """async ([track, settings, start, stop]) => {
+      const [{ Mixer, render }, { StudioEngine }] = [await import("/player.js"), await import("/engine-studio.js")];
+      const mixer = new Mixer(track.sources);
+      for (const [name, values] of Object.entries(settings)) Object.assign(mixer.lane(name), values);
+      const buffer = await render(new StudioEngine(), track, mixer, { start: 0, stop: track.length });
+      return [0, 1].map((side) => Array.from(buffer.getChannelData(side).subarray(start, stop)));
+    }"""
+    start, stop = 10 * RATE - 5000, 10 * RATE + 5000  # around where one stretch of audio ends and the next begins
+
+    def heard(settings: dict[str, dict[str, Any]]) -> np.ndarray:
+        return np.array(visit.page.evaluate(render, [track, settings, start, stop]), np.float32)
+
+    path = f"/api/tracks/{track['id']}/stems"
+    files = {
+        stem: soundfile.read(io.BytesIO(server.client.get(f"{path}/{stem}.wav").content), dtype="float32")[0][start:stop].T
+        for stem in STEMS
+    }
+    for stem in STEMS:
+        assert np.abs(heard({stem: {"solo": True}}) - files[stem]).max() < 1e-7
+    muted = heard({"drums": {"muted": True}})
+    assert np.abs(muted - (files["bass"] + files["other"] + files["vocals"])).max() < 1e-6
+    assert np.abs(muted + heard({"drums": {"solo": True}}) - sum(files.values())).max() < 1e-6
+    left = heard({"bass": {"solo": True, "pan": -1, "volume": 0.5}})
+    assert np.abs(left[0] - 0.5 * files["bass"].sum(axis=0)).max() < 1e-6
+    assert np.abs(left[1]).max() < 1e-6
+
+
+def test_a_mono_file_at_another_rate(visit: Visit, songs: Path) -> None:
+    visit.page.locator("#files").set_input_files(songs / "mono.flac")
+    visit.state("done")
+    assert "48 kHz" in visit.page.locator("#facts").inner_text()
+    visit.page.locator("#save").click()
+    visit.page.locator("#what").select_option("drums")
+    name, content = download(visit.page, visit.page.locator("#saving button"))
+    with soundfile.SoundFile(io.BytesIO(content)) as file:
+        assert (name, file.samplerate) == ("mono - drums.wav", 48000)
+
+
+def test_a_broken_file_is_said_in_its_row(visit: Visit, songs: Path) -> None:
+    visit.expected.append("status of 415")
+    drop(visit.page, songs / "talk.m4a")
+    row = visit.page.locator("#queue [data-state=refused]")
+    expect(row).to_contain_text("is it audio?")
+    row.get_by_text("Try again").click()
+    expect(row).to_contain_text("is it audio?")
+    row.get_by_text("Remove").click()
+    expect(row).to_have_count(0)
+
+
+def test_axe_finds_nothing(visit: Visit, track: dict[str, Any], tmp_path: Path) -> None:
+    npm = shutil.which("npm")
+    if npm is None or subprocess.run([npm, "pack", "--silent", AXE], cwd=tmp_path, capture_output=True, check=False).returncode:
+        pytest.skip(f"needs {AXE}, from npm")
+    with tarfile.open(next(tmp_path.glob("*.tgz"))) as archive:
+        content = archive.extractfile("package/axe.min.js")
+        assert content is not None
+        visit.page.evaluate(content.read().decode())
+    visit.choose(track["name"])
+    visit.state("done")
+    found = []
+    for view in ("track", "saving", "help", "light"):
+        if view == "saving":
+            visit.page.locator("#save").click()
+        elif view == "help":
+            visit.page.locator("#help").click()
+        elif view == "light":
+            visit.page.keyboard.press("Escape")
+            visit.page.locator("#theme").click()
+        violations = visit.page.evaluate("async () => (await axe.run()).violations")
+        found += [(view, one["id"], node["html"], node["failureSummary"]) for one in violations for node in one["nodes"]]
+    assert found == []
+
+
+def test_the_page_is_small() -> None:
+    with io.BytesIO() as packed:
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in pages.FOLDER.rglob("*"):
+                archive.write(path)
+        assert len(packed.getvalue()) < 400_000
+    lines = sum(path.read_text(encoding="utf-8").count("\n") for path in pages.FOLDER.glob("*.js"))
+    assert lines < 1500
