@@ -8,7 +8,7 @@ from typing import Any
 
 import numba
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, typeof_impl
 from numba.np import arrayobj
 
 from .cache import cache_of
@@ -26,15 +26,16 @@ if os.environ.get("DEMUCS_NP_REASSOC") == "0":
 Function = Callable[..., Any]
 
 
-def _jit(fastmath: set[str]) -> Callable[[Function], Any]:
-    # error_model="numpy": a division is no branch, and its loop vectorises
-    compile_: Callable[[Function], Any] = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)
-    return compile_
+def _jit(function: Function, fastmath: set[str], **options: bool) -> Any:
+    """error_model="numpy": a division is no branch, and its loop vectorises. What Numba would make besides, an entry for C and the counting
+    of references to arrays, which kernels neither make nor keep, would take a fifth of the time to compile."""
+    njit: Any = numba.njit
+    return njit(error_model="numpy", fastmath=fastmath, no_cfunc_wrapper=True, _nrt=False, **options)(function)
 
 
 def kernel(function: Function) -> Function:
     """Compile at the first call, without the GIL, and keep the result on disk. Sums may be reordered into vector lanes."""
-    dispatcher: Any = _jit(SUMS)(function)
+    dispatcher = _jit(function, SUMS, nogil=True)
     if not DISABLED:
         dispatcher._cache = cache_of(function)  # as `cache=True` does with Numba's own
     compiled: Function = dispatcher
@@ -42,27 +43,39 @@ def kernel(function: Function) -> Function:
 
 
 def inline(function: Function) -> Function:
-    """As `kernel`, for functions that only kernels call."""
-    return _once(_jit(SUMS)(function))
+    """As `kernel`, for functions that only kernels call; from Python it is the plain function."""
+    return _for_kernels(function, SUMS)
 
 
 def exact(function: Function) -> Function:
     """As `inline`, and nothing is reordered."""
-    return _once(_jit(EXACT)(function))
+    return _for_kernels(function, EXACT)
 
 
-def _once(dispatcher: Any) -> Function:
-    """Compile once for each type of argument. Numba would compile again for each literal (0, False) in an argument's place: a third of the
-    time that the first run takes."""
-    if not DISABLED:
-        resolve = dispatcher.get_call_template
+class _ForKernels:
+    """A function as kernels call it, without what Numba makes for calls from Python."""
 
-        def without_constants(args: Any, keywords: Any) -> Any:
-            return resolve([types.unliteral(arg) for arg in args], {name: types.unliteral(arg) for name, arg in keywords.items()})
+    def __init__(self, function: Function, fastmath: set[str]) -> None:
+        self.function = function
+        self.dispatcher = _jit(function, fastmath, no_cpython_wrapper=True)
+        self._resolve = self.dispatcher.get_call_template
+        self.dispatcher.get_call_template = self._once
 
-        dispatcher.get_call_template = without_constants
-    function: Function = dispatcher
-    return function
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    def _once(self, args: Any, keywords: Any) -> Any:
+        """Compile once for each type of argument. Numba would compile again for each literal (0, False) in an argument's place."""
+        return self._resolve([types.unliteral(arg) for arg in args], {name: types.unliteral(arg) for name, arg in keywords.items()})
+
+
+@typeof_impl.register(_ForKernels)
+def _type_of(value: _ForKernels, context: Any) -> Any:
+    return types.Dispatcher(value.dispatcher)
+
+
+def _for_kernels(function: Function, fastmath: set[str]) -> Function:
+    return function if DISABLED else _ForKernels(function, fastmath)
 
 
 if DISABLED:

@@ -222,17 +222,19 @@ def istft(
     hops = -(-samples // hop)
     block = (HOPS + overlap) * hop * signals
     pool().run(
-        _istft_tiles, -(-hops // HOPS), block + 4 * bins * _lanes(signals), z.reshape(-1), hann(n_fft), twiddles(n_fft).reshape(-1),
+        _istft_tiles, -(-hops // HOPS), block + 4 * bins * lanes_for(signals), z.reshape(-1), hann(n_fft), twiddles(n_fft).reshape(-1),
         envelope, np.empty(0, np.float32) if time is None else time.reshape(-1), out.reshape(-1),
         np.array([frames, n_fft, hop, offset, signals, samples]),
         _AS_IT_IS if moments is None else moments, _AS_IT_IS if time_moments is None else time_moments,
     )  # fmt: skip
 
 
-@exact
-def _lanes(signals):
+def lanes_for(signals: int) -> int:
     """Whole vectors for so many transforms."""
     return (signals + WIDE - 1) // WIDE * WIDE
+
+
+_lanes = exact(lanes_for)  # for kernels; calling it from Python would compile it
 
 
 @exact
