@@ -48,7 +48,7 @@ def results():
         "group_norm": ops.group_norm(x, layer.Norm(weight, bias, 4), activation="glu"),
         "layer_norm": ops.layer_norm(x, layer.Norm(weight, bias)),
         "norm_gelu": ops.norm_gelu(x.copy(), layer.Norm(weight, bias)),
-        "normalize": ops.normalize(x)[0],
+        "normalize": ops.normalize(x.copy())[0],
         "attention": ops.attention(q, k, v, 4),
         "feed_forward": ops.feed_forward(x[:1].copy(), x[1:2].copy(), wide, narrow, weight),
         "stft": ops.stft(noise(3, 900), 64, 16, 50),

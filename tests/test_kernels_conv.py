@@ -40,6 +40,7 @@ class Case:
     alike: bool = False  # the same statistics for every position
     scale: bool = False
     residual: bool = False
+    spent: bool = False  # the input is consumed
     transposed: bool = False
     crop: int = 0
     length: int | None = None
@@ -134,8 +135,15 @@ def check(case, backend):
     truth, limit = expected(case, x, w, options)
     before = {name: array.copy() for name, array in (options | {"x": x}).items()}
     ops = operations(backend)
-    ours = ops.conv(x, ops.prepare(build(case, w)), rows=case.rows, length=case.length, **options)
+    conv = ops.prepare(build(case, w))
+    given = ops.copy(x) if case.spent else x
+    taken = ops.arena.taken if backend == "numba" else 0
+    ours = ops.conv(given, conv, rows=case.rows, length=case.length, spent=case.spent, **options)
     assert_within(ours, truth, limit)
+    if backend == "numba" and case.spent:
+        assert np.shares_memory(ours, given) == (conv.pointwise and not case.residual)
+        assert ops.arena.taken == taken - case.residual
+        ops.free(None if case.residual else ours)
     if backend == "numba" and case.residual:
         assert ours is options.pop("residual")
     for name, array in (options | {"x": x}).items():
@@ -204,6 +212,14 @@ CASES = [
     Case(2, 30, 8, 5, residual=True, activation="relu"),
     Case(1, 9, 8, 6, residual=True, activation="glu"),
     Case(3, 7, 4, 10, K=3, pad=1, skip=True, scale=True, residual=True, activation="glu"),
+    # Where the input was: of a GLU in one chunk of columns and in several, and of what is stored without a copy.
+    Case(3, sized(300, 20), 24, 48, activation="glu", spent=True),
+    Case(1, sized(300, 20), CHUNK // 2 + 32, CHUNK + 64, activation="glu", spent=True),
+    Case(2, sized(300, 20), 224, 224, activation="relu", spent=True),
+    Case(2, sized(300, 20), 2 * CHUNK + 7, 2 * CHUNK + 7, spent=True),
+    Case(2, 9, 5, 12, activation="glu", spent=True),
+    Case(2, 9, 5, 5, K=3, pad=1, spent=True),
+    Case(2, 9, 4, 8, activation="glu", residual=True, scale=True, spent=True),
     # Transposed: the usual kernel, others than a multiple of the stride, crops, shorter and longer results.
     Case(3, 5, 4, 6, K=8, stride=4, transposed=True),
     Case(3, 5, 4, 6, K=8, stride=4, transposed=True, crop=2, length=20, activation="gelu"),
@@ -216,6 +232,17 @@ CASES = [
     Case(1, 1, 3, 2, K=16, stride=8, transposed=True, crop=4, length=8),
     Case(1, 3, 2, 90, K=16, stride=8, transposed=True, crop=4, length=28, activation="gelu"),
     Case(sized(20, 2), sized(33, 4), 6, 8, K=8, stride=4, transposed=True, crop=2, length=sized(132, 16), activation="gelu"),
+    # Added to what is there, also in Winograd's form.
+    Case(2, 7, 3, 16, K=5, stride=3, transposed=True, crop=1, length=19, activation="relu", residual=True),
+    Case(
+        3, sized(200, 5), 4, CHUNK // 2 + 6, K=8, stride=4, transposed=True, crop=2, length=sized(790, 17), activation="gelu", residual=True
+    ),
+    Case(
+        sized(5, 2), sized(33, 4), 64, 48, K=8, stride=4, transposed=True, crop=2, length=sized(130, 15), activation="gelu", residual=True
+    ),
+    Case(1, 4, 64, 8, K=8, stride=4, transposed=True, residual=True),
+    Case(4, 9, 32, 64, K=3, taps=3, pad=1, activation="glu", residual=True, scale=True),
+    Case(1, sized(399, 7), 32, 128, K=3, pad=1, residual=True),
 ]
 
 

@@ -175,16 +175,14 @@ def test_norms_of_silence_are_their_bias(backend):
 @pytest.mark.parametrize("shape", [(2,), (2, 5), (1, 3, 7), (2, sized(40_000, 10))])
 def test_normalize(backend, shape):
     x = 0.2 * noise(*shape) + np.float32(0.05)
-    before = x.copy()
     numbers = [float(v) for v in x.reshape(-1)]
     mean = math.fsum(numbers) / len(numbers)
     std = math.sqrt(math.fsum((v - mean) ** 2 for v in numbers) / (len(numbers) - 1))
-    ours, moments = operations(backend).normalize(x)
+    ours, moments = operations(backend).normalize(x.copy())
     assert moments.dtype == np.float64
     assert moments.tolist() == pytest.approx([mean, std], rel=1e-11, abs=1e-14)
     truth = (x.astype(np.float64) - mean) / (1e-5 + std)
     assert_within(ours, truth, 4 * UNIT * (np.abs(truth) + np.abs(x).max() / std))
-    assert np.array_equal(x, before)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in scalar:RuntimeWarning")  # kernels as plain Python say so
@@ -250,7 +248,7 @@ def threaded(name):
         "layer_norm": lambda: ops.layer_norm(x, Norm(weight, bias)),
         "norm_gelu": lambda: ops.norm_gelu(x.copy(), Norm(weight, bias)),
         "projected_stats": lambda: ops.projected_stats(x, ops.prepare(projection(C, 12))),
-        "normalize": lambda: ops.normalize(x)[0],
+        "normalize": lambda: ops.normalize(x.copy())[0],
         "add_table": lambda: ops.add_table(x.copy(), x[0]),
         "activate": lambda: ops.activate(x.copy(), "gelu"),
     }[name]

@@ -84,12 +84,13 @@ def conv_(
     """out[B, L_out, C_out] = activation(norm(conv(x + skip) + bias) + before), or with `scale` out += scale * that.
 
     Arrays are float32, C-contiguous. x, skip: [B, L, C]; before: as out; stats: [L, 2], mean and 1/std for each row of L, or [1, 2] for
-    all, if the layer has a norm; scale: [C_out].
-    `rows` is the number of windows along L. `out` must not be x or skip.
+    all, if the layer has a norm; scale: a number for each column of the product, of a GLU for each pair.
+    `rows` is the number of windows along L. `out` must not be skip; it may be x, for a 1x1 convolution to as many channels.
     """
     B, L, C = x.shape
     assert (stats is None) == (conv.projection is None)
-    gathered = skip is not None or stats is not None or conv.pad > 0 or (rows - 1) * conv.stride + conv.width > L
+    over = out is x and (conv.activation != "glu" or conv.columns > CHUNK)  # a row is read again after its first columns were written
+    gathered = over or skip is not None or stats is not None or conv.pad > 0 or (rows - 1) * conv.stride + conv.width > L
     batches, length = tiling(B, rows, conv, gathered)
     reach = conv.taps // 2 * conv.dilation
     columns = padded(min(conv.columns, CHUNK))

@@ -86,6 +86,11 @@ class Conv:
         return rows, length
 
     @property
+    def pointwise(self) -> bool:
+        """Whether a position of the result depends on that of the input alone, and is as many numbers."""
+        return self.width == self.stride == self.taps == self.upsample == 1 and self.outputs == self.channels
+
+    @property
     def outputs(self) -> int:
         """Channels of the result."""
         return self.columns // self.upsample // (2 if self.activation == "glu" else 1)

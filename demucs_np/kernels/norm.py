@@ -189,7 +189,8 @@ def _activate_tiles(tile0, tile1, scratch, x, geometry):
 
 
 def normalize(x: np.ndarray, out: np.ndarray, moments: np.ndarray, arena: Arena) -> None:
-    """out = (x - mean) / (1e-5 + std), elementwise; moments[2], float64: mean and std, unbiased, over the whole of x [..., C]."""
+    """out = (x - mean) / (1e-5 + std), elementwise; moments[2], float64: mean and std, unbiased, over the whole of x [..., C]. `out` may be
+    x."""
     partial, sums = _sums(x.reshape(1, -1, x.shape[-1]), 1, arena)
     pool().run(_mean_std_tiles, 1, _room(sums), partial, moments, np.array(sums))
     pool().run(_normalize_tiles, -(-x.size // 2**16), 0, x.reshape(-1), moments, out.reshape(-1))

@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 
 from ._jit import DISABLED, kernel, view
 from .conv import gather
-from .epilogue import ACTIVATIONS, GLU, activate, add, store
+from .epilogue import ACTIVATIONS, GLU, activate, add, store, store_scaled
 from .gemm import LANES, PANEL, gemm
 from .layer import Conv
 from .packing import NOTHING, pack_winograd
@@ -70,9 +70,17 @@ def patches(B: int, rows: int, conv: Conv) -> tuple[int, int]:
 
 
 def winograd(
-    x: np.ndarray, conv: Conv, out: np.ndarray, rows: int, *, skip: np.ndarray | None = None, before: np.ndarray | None = None
+    x: np.ndarray,
+    conv: Conv,
+    out: np.ndarray,
+    rows: int,
+    *,
+    skip: np.ndarray | None = None,
+    before: np.ndarray | None = None,
+    scale: np.ndarray | None = None,
 ) -> None:
-    """out[B, L_out, C_out] = activation(conv(x + skip) + bias + before) for a layer that `suits`, prepared. Arrays as for `conv_`."""
+    """out[B, L_out, C_out] = activation(conv(x + skip) + bias + before) for a layer that `suits`, prepared, or with `scale` out += scale *
+    that. Arrays as for `conv_`."""
     B, L, C = x.shape
     batches, length = patches(B, rows, conv)
     m, step = outputs_along(conv), 2 if conv.taps == 3 else 1  # rows of L and of B that a patch gives
@@ -85,7 +93,7 @@ def winograd(
         rows=rows, N=conv.columns, batches=batches, length=length,
         act=ACTIVATIONS[conv.activation], limit=out[0].size, crop=conv.crop * conv.outputs,
     )  # fmt: skip
-    arrays = [NOTHING if a is None else a.reshape(-1) for a in (skip, before)]
+    arrays = [NOTHING if a is None else a.reshape(-1) for a in (skip, before, scale)]
     pool().run(_winograd_tiles, tiles, scratch, x.reshape(-1), conv.packed, *arrays, out.reshape(-1), np.array(geometry))
 
 
@@ -109,7 +117,7 @@ class Geometry(NamedTuple):
 
 
 @kernel
-def _winograd_tiles(tile0, tile1, scratch, x, weights, skip, before, out, geometry):
+def _winograd_tiles(tile0, tile1, scratch, x, weights, skip, before, scale, out, geometry):
     """Tiles of `winograd`: gather and transform the input; for each chunk of columns the products, outputs, activation, store."""
     B, L, C, m, taps, stride, pad, rows, N, batches, length, act, limit, crop = geometry
     step, products = (2, 16) if taps == 3 else (1, 4)
@@ -163,7 +171,12 @@ def _winograd_tiles(tile0, tile1, scratch, x, weights, skip, before, out, geomet
                         if before.size:
                             add(scratch, at, columns, inside, columns, before, b * limit + place, m * N)
                         activate(scratch, at, columns, inside, columns, act)
-                        store(scratch, at, columns, inside, columns, act == GLU, place, m * N // halves, view(out, b * limit, limit))
+                        target, pitch = view(out, b * limit, limit), m * N // halves
+                        if scale.size:
+                            factor = view(scale, n // halves, columns // halves)
+                            store_scaled(scratch, at, columns, inside, act == GLU, factor, place, pitch, target)
+                        else:
+                            store(scratch, at, columns, inside, columns, act == GLU, place, pitch, target)
 
 
 def _transform(matrix: list[list[int]], both: bool) -> Any:

@@ -6,6 +6,7 @@ convolves along T. Upstream: `demucs.hdemucs` (HEncLayer, HDecLayer, MultiWrap) 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,7 +17,7 @@ from ..kernels.layer import Conv, Norm, convolution, linear, over_time, transpos
 from ..operations import Operations
 from .bands import decoder_bands, encoder_bands
 from .recurrent import BLSTM, LocalState
-from .taps import tap
+from .taps import tap, tracing
 
 Array = np.ndarray
 Tensors = Mapping[str, Array]
@@ -160,13 +161,13 @@ class EncoderLayer:
             y = self.dconv(ops, y)
         if not self.rewrite:
             return y
-        z = ops.conv(y, self.rewrite)  # [T, F, C] -> [T, F, C], or before norm2 and GLU [T, F, 2C]
-        ops.free(y)
+        z = ops.conv(y, self.rewrite, spent=True)  # [T, F, C] -> [T, F, C], or before norm2 and GLU [T, F, 2C]
         return normed(ops, z, self.norm2, self.spec.gate) if self.norm2 else z
 
 
 class DecoderLayer:
-    """Skip added, 3x3 or 3-wide convolution with GLU ("rewrite"), DConv, and the transposed convolution with GELU (not the last layer)."""
+    """3x3 or 3-wide convolution with GLU ("rewrite") of the sum of input and skip, DConv, and the transposed convolution with GELU (not
+    the last layer)."""
 
     def __init__(self, ops: Operations, tensors: Tensors, spec: LayerSpec) -> None:
         self.spec, self.freq, self.empty = spec, spec.freq, spec.empty
@@ -179,27 +180,21 @@ class DecoderLayer:
         self.rewrite = spec.rewrite(ops, tensors, "none" if self.norm1 else spec.gate)
         self.dconv = spec.dconv(ops, tensors)
 
-    def before_upsampling(self, ops: Operations, x: Array | None, skip: Array) -> Array:
-        """All but the transposed convolution. x None stands for zeros. Consumes both."""
-        inner, added = (skip, None) if x is None else (x, skip)
+    def before_upsampling(self, ops: Operations, x: Array) -> Array:
+        """All but the transposed convolution. Consumes x."""
         if self.rewrite:
-            y = ops.conv(inner, self.rewrite, skip=added)  # [T, F, C] -> [T, F, C], or before norm1 and GLU [T, F, 2C]
-            ops.free(inner, added)
+            x = ops.conv(x, self.rewrite, spent=True)  # [T, F, C] -> [T, F, C], or before norm1 and GLU [T, F, 2C]
             if self.norm1:
-                y = normed(ops, y, self.norm1, self.spec.gate)
-        else:
-            y = inner
-            if added is not None:
-                y = ops.add_table(inner, added)
-                ops.free(added)
-        return self.dconv(ops, y) if self.dconv else y
+                x = normed(ops, x, self.norm1, self.spec.gate)
+        return self.dconv(ops, x) if self.dconv else x
 
-    def upsample(self, ops: Operations, y: Array, length: int) -> Array:
-        """The transposed convolution, its norm, crop to `length` steps of time or rows of frequency, and GELU."""
+    def upsample(self, ops: Operations, y: Array, length: int, onto: Array | None = None) -> Array:
+        """The transposed convolution, its norm, crop to `length` steps of time or rows of frequency, and GELU; added to `onto`,
+        which it consumes, in a layer without norm."""
         if self.spec.pad + length > (y.shape[1] - 1) * self.spec.stride + self.kernel_size:  # as upstream, where the skip does not fit
             raise ModelError(f"{self.spec.path} gives fewer than {length} positions: its stride and kernel do not lead back to its input")
         if not self.norm2:
-            return ops.conv(y, self.conv_tr, length=length)  # [T, F, C] -> [T, F*stride, C_out]
+            return ops.conv(y, self.conv_tr, length=length, residual=onto)  # [T, F, C] -> [T, F*stride, C_out]
         full = (y.shape[1] - 1) * self.spec.stride + self.kernel_size
         z = ops.conv(y, self.conv_tr, length=full)  # [T, F, C] -> [T, (F-1)*stride + kernel_size, C_out]
         out = ops.group_norm(z, self.norm2, activation=self.activation, crop=self.spec.pad, length=length)
@@ -234,13 +229,12 @@ class BandedDecoder:
     def __init__(self, layers: list[DecoderLayer], ratios: Sequence[float], last: bool) -> None:
         self.layers, self.ratios, self.last = layers, ratios, last
 
-    def before_upsampling(self, ops: Operations, x: Array | None, skip: Array) -> Array:
+    def before_upsampling(self, ops: Operations, x: Array) -> Array:
         results = []
-        for layer, (start, limit) in zip(self.layers, decoder_bands(skip.shape[1], self.ratios), strict=True):
-            part = None if x is None else ops.copy(x[:, start:limit])
-            results.append(layer.before_upsampling(ops, part, ops.copy(skip[:, start:limit])))
+        for layer, (start, limit) in zip(self.layers, decoder_bands(x.shape[1], self.ratios), strict=True):
+            results.append(layer.before_upsampling(ops, ops.copy(x[:, start:limit])))
         y = ops.join(results)  # [T, F, C]
-        ops.free(x, skip, *results)
+        ops.free(x, *results)
         return y
 
     def upsample(self, ops: Operations, y: Array, length: int) -> Array:
@@ -253,3 +247,26 @@ class BandedDecoder:
         total = ops.join_bands(results, [layer.bias for layer in self.layers], stride, kernel_size - stride, stride // 2, length)
         ops.free(*results)
         return total if self.last else ops.activate(total, "gelu")
+
+
+def with_skip(ops: Operations, x: Array | None, skip: Array) -> Array:
+    """x + skip; x None stands for zeros. Consumes both."""
+    if x is None:
+        return skip
+    x = ops.add_table(x.reshape(skip.shape), skip)  # where the branches part, [1, T, C] -> [T, 1, C]
+    ops.free(skip)
+    return x
+
+
+def outwards(ops: Operations, decode: DecoderLayer | BandedDecoder, y: Array, length: int, skips: list[Array]) -> Array | None:
+    """What a decoder layer makes of y [T, F, C]: [T, length, C']. Or None: it was added to the last of the skips, the next layer's.
+
+    That is one array less to hold, and to read again; a trace wants to see both.
+    """
+    if not skips or not isinstance(decode, DecoderLayer) or decode.norm2 or tracing():
+        return decode.upsample(ops, y, length)
+    shape = y.shape[0], length, decode.conv_tr.outputs
+    if math.prod(shape) != skips[-1].size:
+        return decode.upsample(ops, y, length)
+    skips[-1] = decode.upsample(ops, y, length, skips[-1].reshape(shape)).reshape(skips[-1].shape)
+    return None

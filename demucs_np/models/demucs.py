@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .blocks import Array, DecoderLayer, EncoderLayer, LayerSpec, Tensors, scope
+from .blocks import Array, DecoderLayer, EncoderLayer, LayerSpec, Tensors, outwards, scope, with_skip
 from .config import DemucsConfig, SecondDemucsConfig, TimeLayer
 from .network import Network
 from .recurrent import BLSTM
-from .taps import tap
+from .taps import tap, tracing
 
 
 class Demucs(Network):
@@ -78,21 +78,28 @@ class Demucs(Network):
         first = ops.transpose(x[:, :used])  # [channels, T] -> [1, T, channels]
         ops.free(x)
 
-        skips = []
+        skips: list[Array] = []
         x = first
         for index, encode in enumerate(self.encoder):
             x = tap(f"encoder.{index}", encode(ops, x), "TC")  # -> [1, T/stride, C]
             skips.append(x)
-        ops.free(first)  # the inputs of the other layers are skips, and the decoder frees them
-        x = self.bottom(x)
+            if index == 0:
+                ops.free(first)  # the inputs of the other layers are skips, and the decoder frees them
+        y: Array | None = self.bottom(x)
         for index, decode in enumerate(self.decoder):
             skip = tap(f"decoder.{index}.skip", skips.pop(), "TC", extra=True)
-            pre = decode.before_upsampling(ops, x, self._trimmed(skip, x.shape[1]))
+            skip = skip if y is None else self._trimmed(skip, y.shape[1])
+            pre = decode.before_upsampling(ops, with_skip(ops, y, skip))  # -> [1, T, C]
             length = (pre.shape[1] - 1) * config.stride + config.kernel_size
-            x = tap(f"decoder.{index}", decode.upsample(ops, pre, length), "TC")  # -> [1, T*stride, C]
+            if skips and not tracing():
+                skips[-1] = self._trimmed(skips[-1], length)
+            y = outwards(ops, decode, pre, length, skips)  # -> [1, T*stride, C]
+            if y is not None:
+                tap(f"decoder.{index}", y, "TC")
             ops.free(pre)
 
-        y = ops.transpose(x[0])[0]  # [sources*channels, T]
+        assert y is not None
+        x, y = y, ops.transpose(y[0])[0]  # [sources*channels, T]
         ops.free(x)
         if config.resample:
             x, y = y, ops.resample(y, 2, 1)

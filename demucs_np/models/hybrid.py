@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import ModelError
 from . import spectral
-from .blocks import Array, BandedDecoder, BandedEncoder, DecoderLayer, EncoderLayer, LayerSpec, Tensors, scope
+from .blocks import Array, BandedDecoder, BandedEncoder, DecoderLayer, EncoderLayer, LayerSpec, Tensors, outwards, scope, with_skip
 from .config import HDemucsConfig, HTDemucsConfig, HybridLayer
 from .network import Network
 from .taps import tap
@@ -38,11 +38,9 @@ class Hybrid(Network):
         """
         ops, config = self.ops, self.config
         z = self.spectrogram(mix)  # [channels, n] -> [T, F, 2*channels]
-        seen = z if config.cac else ops.magnitude(z)
-        x, moments = ops.normalize(seen)  # [T, F, C]
-        wave = ops.transpose(mix)  # [channels, n] -> [1, n, channels]
-        xt, moments_t = ops.normalize(wave)
-        ops.free(wave, None if seen is z else seen)
+        bins = z.shape[:2]
+        x, moments = ops.normalize(z if config.cac else ops.magnitude(z))  # [T, F, C]
+        xt, moments_t = ops.normalize(ops.transpose(mix))  # [channels, n] -> [1, n, channels]
 
         skips = Skips()
         x, xt, inject = self.encode(x, xt, skips)  # -> [T, F', C'], [1, T', C']
@@ -50,17 +48,17 @@ class Hybrid(Network):
         ops.free(inject)
         x, xt = self.decode(x, xt, skips)  # type: ignore[assignment]  # -> [T, F, sources*C], [1, n, sources*channels]
 
-        if x.shape[:2] != z.shape[:2]:  # as upstream; the inverse, and Wiener filtering, read every bin
-            raise ModelError(f"the decoder gives {x.shape[1]} of {z.shape[1]} frequencies: multi_freqs does not fit nfft and the strides")
+        if x.shape[:2] != bins:  # as upstream; the inverse, and Wiener filtering, read every bin
+            raise ModelError(f"the decoder gives {x.shape[1]} of {bins[1]} frequencies: multi_freqs does not fit nfft and the strides")
         affine: dict[str, Any] = {"moments": moments, "time": xt, "time_moments": moments_t}
         if not config.cac:
             m = ops.restore(x, moments)
             ops.free(x)
             x = spectral.mask(ops, z, m, config.wiener_iters, config.wiener_residual)  # -> [T, F, 2*sources*channels]
-            ops.free(m)
+            ops.free(m, z)
             affine["moments"] = None
         self.waveform(x, out.reshape(-1, out.shape[2]), **affine)  # -> [sources*channels, n]
-        ops.free(z, x, xt, moments, moments_t)
+        ops.free(x, xt, moments, moments_t)
 
     def encode(self, x: Array, xt: Array, skips: Skips) -> tuple[Array, Array, Array | None]:
         """x [T, F, C] and xt [1, T, C] inwards through the layers of both U-Nets; consumes both.
@@ -92,7 +90,8 @@ class Hybrid(Network):
         return x, xt, inject
 
     def decode(self, x: Array | None, xt: Array | None, skips: Skips) -> tuple[Array, Array | None]:
-        """x and xt (None: zeros, or no such branch) outwards, each layer with the skip from the encoder's opposite; consumes all."""
+        """x and xt outwards, each layer with the skip from the encoder's opposite; consumes all. None stands for zeros, for no such branch,
+        or for what was added to the skip already."""
         ops = self.ops
         parts_at = len(self.decoder) - len(self.tdecoder)  # from this decoder layer on there is a time layer beside it
         for index, decode in enumerate(self.decoder):
@@ -100,21 +99,24 @@ class Hybrid(Network):
             skip, length = tap(f"decoder.{index}.skip", skips.freq.pop(), axes, extra=True), skips.lengths.pop()
             if x is not None and x.size != skip.size:  # as upstream
                 raise ModelError(f"decoder.{index} is given {x.shape[1]} positions of {skip.shape[1]}: the strides do not fit the length")
-            x = x if x is None else x.reshape(skip.shape)  # where the branches part, [1, T, C] -> [T, 1, C]
-            pre = decode.before_upsampling(ops, x, skip)  # [T, F, C] -> [T, F, C]
-            x = tap(f"decoder.{index}", decode.upsample(ops, pre, length), axes)  # -> [T, F*stride, C']
-            if index >= parts_at:
-                tdecode, length = self.tdecoder[index - parts_at], skips.lengths_t.pop()
-                if tdecode.empty:
-                    ops.free(xt)
-                    xt = tdecode.upsample(ops, pre.reshape(1, -1, pre.shape[2]), length)  # [T, 1, C] -> [1, T*stride, C']
-                else:
-                    skip_t = tap(f"tdecoder.{index - parts_at}.skip", skips.time.pop(), "TC", extra=True)
-                    pre_t = tdecode.before_upsampling(ops, xt, skip_t)
-                    xt = tdecode.upsample(ops, pre_t, length)  # [1, T, C] -> [1, T*stride, C']
-                    ops.free(pre_t)
-                xt = tap(f"tdecoder.{index - parts_at}", xt, "TC")
-            ops.free(pre)
+            pre = decode.before_upsampling(ops, with_skip(ops, x, skip))  # [T, F, C] -> [T, F, C]
+            x = outwards(ops, decode, pre, length, skips.freq)  # -> [T, F*stride, C']
+            if x is not None:
+                tap(f"decoder.{index}", x, axes)
+            at = index - parts_at
+            if at >= 0 and self.tdecoder[at].empty:
+                ops.free(xt)
+                pre_t = pre.reshape(1, -1, pre.shape[2])  # [T, 1, C] -> [1, T, C]
+            else:
+                ops.free(pre)
+            if at >= 0:
+                if not self.tdecoder[at].empty:
+                    skip_t = tap(f"tdecoder.{at}.skip", skips.time.pop(), "TC", extra=True)
+                    pre_t = self.tdecoder[at].before_upsampling(ops, with_skip(ops, xt, skip_t))
+                xt = outwards(ops, self.tdecoder[at], pre_t, skips.lengths_t.pop(), skips.time)  # [1, T, C] -> [1, T*stride, C']
+                ops.free(pre_t)
+                if xt is not None:
+                    tap(f"tdecoder.{at}", xt, "TC")
         assert x is not None
         return x, xt
 

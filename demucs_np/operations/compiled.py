@@ -109,24 +109,28 @@ class CompiledOperations:
         stats: Array | None = None,
         scale: Array | None = None,
         residual: Array | None = None,
+        spent: bool = False,
     ) -> Array:
-        assert layer.upsample == 1 or (stats is None and before is None and residual is None)
+        assert layer.upsample == 1 or (stats is None and before is None and scale is None)
         assert layer.activation != "glu" or before is None
         rows, length = layer.extent(x.shape[1], rows, length)
-        out = self.arena.take(x.shape[0], length, layer.outputs) if residual is None else residual
+        out = residual
+        if out is None:
+            out = x if spent and layer.pointwise else self.arena.take(x.shape[0], length, layer.outputs)
+        elif scale is None:
+            scale = ones(layer.outputs * layer.upsample)
         if layer.winograd:
-            assert residual is None
-            winograd.winograd(x, layer, out, rows, skip=skip, before=before)
-            return out
-        if residual is not None and scale is None:
-            scale = ones(layer.outputs)
-        conv.conv_(x, layer, out, rows, skip=skip, before=before, stats=stats, scale=scale)
+            winograd.winograd(x, layer, out, rows, skip=skip, before=before, scale=scale)
+        else:
+            conv.conv_(x, layer, out, rows, skip=skip, before=before, stats=stats, scale=scale)
+        if spent and out is not x:
+            self.free(x)
         return out
 
     def normalize(self, x: Array) -> tuple[Array, Array]:
-        out, moments = self.arena.take(*x.shape), self.arena.take_doubles(2)
-        norms.normalize(x, out, moments, self.arena)
-        return out, moments
+        moments = self.arena.take_doubles(2)
+        norms.normalize(x, x, moments, self.arena)
+        return x, moments
 
     def normalize_mono(self, x: Array) -> tuple[Array, float, float]:
         mono = x.mean(axis=0, dtype=np.float64)

@@ -165,8 +165,9 @@ class NumpyOperations:
         stats: Array | None = None,
         scale: Array | None = None,
         residual: Array | None = None,
+        spent: bool = False,
     ) -> Array:
-        assert layer.upsample == 1 or (stats is None and before is None and residual is None)
+        assert layer.upsample == 1 or (stats is None and before is None and scale is None)
         rows, length = layer.extent(x.shape[1], rows, length)
         if skip is not None:
             x = x + skip

@@ -75,12 +75,14 @@ class Operations(Protocol):
         stats: Array | None = None,
         scale: Array | None = None,
         residual: Array | None = None,
+        spent: bool = False,
     ) -> Array:
-        """residual + scale * activation(norm(conv(x + skip) + bias) + before) -> [B, length, outputs]. Consumes `residual`.
+        """residual + scale * activation(norm(conv(x + skip) + bias) + before) -> [B, length, outputs]. Consumes `residual`, and if it is
+        `spent` x.
 
         x, skip: [B, L, C]; before, residual: as the result; stats: [L, 2] or [1, 2], mean and 1/std of `layer.norm`; scale: [outputs].
         `rows` windows along L (default: all that fit the padded input), `length` positions of the result (default: all).
-        A transposed convolution takes neither stats, before nor residual, and GLU no `before`. Raises ValueError for too long a result.
+        A transposed convolution takes neither stats, before nor scale, and GLU no `before`. Raises ValueError for too long a result.
         """
 
     def projected_stats(self, x: Array, layer: Conv) -> Array:
@@ -90,7 +92,7 @@ class Operations(Protocol):
         """x + scale * narrow(activation(widen(y))), all [1, N, C]. Consumes x."""
 
     def normalize(self, x: Array) -> tuple[Array, Array]:
-        """(x - mean) / (1e-5 + std), and the mean and the std (unbiased) over the whole array: float64 [2]."""
+        """(x - mean) / (1e-5 + std), and the mean and the std (unbiased) over the whole array: float64 [2]. Consumes x."""
 
     def restore(self, x: Array, moments: Array) -> Array:
         """x * std + mean: what `normalize` took away."""

@@ -71,6 +71,7 @@ class ShapeOperations:
         stats: Array | None = None,
         scale: Array | None = None,
         residual: Array | None = None,
+        spent: bool = False,
     ) -> Array:
         return nothing(x.shape[0], layer.extent(x.shape[1], rows, length)[1], layer.outputs)
 
