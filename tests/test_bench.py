@@ -194,13 +194,8 @@ def test_bag(tmp_path: Path) -> None:
 
 def test_stream(tmp_path: Path) -> None:
     """Quality, delay and exactness of streams, each table with the lines it should have."""
-    output = script("stream.py", "quality", "--songs", "1", "--seconds", "5", "--hops", "2.5", "5", "--threads", "1")
-    for line in (
-        "| 2.5 s ",
-        "| 5 s                             |     - |",
-        "| whole windows, running loudness |",
-        "hop 2.5, lookahead 0.5: drums ",
-    ):
+    output = script("stream.py", "quality", "--songs", "1", "--seconds", "5", "--hops", "3.5", "5", "--threads", "1")
+    for line in ("SDR of 1 songs", "| 3.5 s ", "| 5 s                             |     - |", "| whole windows, running loudness |"):
         assert line in output
     words = ["--models", "tiny", "--threads", "1", "--work", str(tmp_path)]
     assert "| tiny  |   0.3 |         0.2 |" in script("stream.py", "live", "--hops", "0.3", "--lookahead", "0.2", "--seconds", "2", *words)

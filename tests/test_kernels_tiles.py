@@ -213,6 +213,28 @@ def test_two_python_threads_may_share_a_pool(fresh):
     assert results == [True] * 3
 
 
+def test_one_thread_each_runs_at_the_same_time():
+    """Two Python threads that want one thread each do not wait for each other."""
+    barrier, failed = threading.Barrier(2), []
+
+    def meet(tile0, tile1, scratch):
+        barrier.wait(10)
+
+    def work():
+        try:
+            with use_threads(1):
+                pool().run(meet, 1, 0)
+        except threading.BrokenBarrierError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+
+
 def test_closed_pools_leave_no_threads():
     before = set(threading.enumerate())
     tested = Pool(5)

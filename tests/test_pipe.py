@@ -55,6 +55,16 @@ def test_karaoke_of_a_file_that_ffmpeg_reads_at_real_time_speed(tmp_path: Path) 
     assert np.abs(wav - mix).max() > 0.02
 
 
+@pytest.mark.skipif(not (shutil.which("arecord") and shutil.which("aplay")), reason="needs arecord and aplay (alsa-utils) on the PATH")
+def test_from_a_microphone_to_a_loudspeaker() -> None:
+    """ALSA's null device is both."""
+    command = (
+        f"arecord -q -D null -f cd -t wav -d 2 | {shlex.join(COMMAND)} --wav -q --mix drums=1,bass=1,other=1 --hop 1 | aplay -q -D null"
+    )
+    run = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, check=False, timeout=60)
+    assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
+
+
 @needs_ffmpeg
 def test_a_listener_that_goes_ends_it_quietly() -> None:
     sender = subprocess.Popen(["ffmpeg", "-v", "quiet", "-i", str(SONG), "-f", "wav", "-"], stdout=subprocess.PIPE)
@@ -147,7 +157,7 @@ def test_chunks_beside_the_samples_are_no_sound() -> None:
     assert (run.returncode, len(run.stdout)) == (0, 44 + 4 * 4000)
 
 
-@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000, 0x7FFFFF00, 0xFFFFFFFF - 44])
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x80000000, 0x7FFFF000, 0x7FFFFF00, 0xFFFFFFFF - 44])
 def test_a_sender_that_does_not_know_the_length(size: int) -> None:
     """What ffmpeg, arecord, sox and others write into a pipe."""
     reading = io_feed(wav_bytes(size=size, after=b"more"))

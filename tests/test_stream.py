@@ -96,20 +96,34 @@ def test_resampling_on_both_sides_is_that_of_whole_arrays() -> None:
         assert np.array_equal(stems[name][:, : back.shape[1]], back)
 
 
+def tones(*hertz: int, rate: int, samples: int) -> np.ndarray:
+    """Their sum, stereo."""
+    phase = 2 * np.pi * np.arange(samples) / rate * np.array(hertz)[:, None]
+    return np.tile(np.sin(phase).sum(axis=0) / (1.2 * len(hertz)), (2, 1)).astype(np.float32)
+
+
 @pytest.mark.parametrize("rate", [48000, 8000, 96000])
 def test_at_another_rate_a_sample_comes_out_where_it_went_in(rate: int) -> None:
-    """What both rates hold passes as through files: in by upstream's filter, out by one that keeps 110 dB by itself."""
-    model, samples = Straight(samplerate=44100, segment=0.5), rate + 7
-    seconds = np.arange(samples) / rate
-    wav = np.tile(0.4 * np.sin(2 * np.pi * np.array([[440], [1000]]) * seconds).sum(axis=0), (2, 1)).astype(np.float32)
+    """And as well as from a file: in by upstream's filter, out by the fine one."""
+    wav = tones(440, 1000, rate=rate, samples=rate + 7)
+    model = Straight(samplerate=44100, segment=0.5)
     out = run(Stream(model, samplerate=rate, hop=0.2, lookahead=0.1, loudness=(0, 1)), wav, [4801])["drums"]
     assert out.shape == wav.shape
     inner = slice(rate // 20, rate - rate // 20)
     assert snr(wav[:, inner], out[:, inner]) > 85
-    if rate > 44100:
-        there = resample(wav, rate, 44100, fine=True)
-        out = run(Stream(model, samplerate=44100, hop=0.2, lookahead=0.1, loudness=(0, 1)), there, [999])["drums"]
-        assert snr(wav[:, inner], resample(out, 44100, rate, fine=True)[:, inner]) > 110
+
+
+@pytest.mark.parametrize("rate", [48000, 96000])
+def test_stems_at_another_rate_come_back_above_110_db(rate: int) -> None:
+    """44.1 kHz, as the model made them -> the stream's rate -> 44.1 kHz."""
+    wav = tones(50, 1000, 9000, 18000, rate=rate, samples=rate)
+    model = Straight(samplerate=44100, segment=0.5)
+    how = {"hop": 0.2, "lookahead": 0.1, "loudness": (0, 1)}
+    made = run(Stream(model, **how), resample(wav, rate, 44100), [4801])["drums"]  # type: ignore[arg-type]
+    out = run(Stream(model, samplerate=rate, **how), wav, [4801])["drums"]  # type: ignore[arg-type]
+    inner = slice(2000, 42000)
+    assert snr(made[:, inner], resample(out, rate, 44100, fine=True)[:, inner]) > 110
+    assert snr(made[:, inner], resample(resample(made, 44100, rate), rate, 44100)[:, inner]) < 60, "upstream's filter would not do"
 
 
 @pytest.mark.parametrize("low", [{}, {"hop": 0.1, "lookahead": 0.05}, {"hop": 0.02, "lookahead": 0}])

@@ -113,6 +113,7 @@ class Pool:
 
 _pools: dict[int, Pool] = {}
 _pools_lock = threading.Lock()
+_alone = threading.local()  # each Python thread has a pool of one thread to itself: those that want no more wait for nobody
 
 
 _instead = threading.local()
@@ -153,6 +154,10 @@ def pool() -> Any:
     if (recorder := getattr(_instead, "recorder", None)) is not None:
         return recorder
     threads = current_threads()
+    if threads == 1:
+        if not hasattr(_alone, "pool"):
+            _alone.pool = Pool(1)
+        return _alone.pool
     with _pools_lock:
         if threads not in _pools:
             _pools[threads] = Pool(threads)
