@@ -337,14 +337,16 @@ def _result_routes(app: FastAPI, studio: Studio) -> None:
         return Response(frames.tobytes(), media_type="application/octet-stream")
 
     def picture(identity: str, stem: str, kind: str, start: int) -> Response:
-        track = studio.separated(identity, stem)
+        track = studio.track(identity)
+        if stem not in (exporting.MIX, *track.sources):
+            raise HTTPException(404, f"there is no stem of that name; there are {', '.join(track.sources)}")
         separation = studio.worker.separation(track)
         writer = separation.writers.get(stem) if separation else None
         if writer is not None and track.state == "running":
             content = bytes(getattr(writer.pictures, kind))
         elif track.state == "done":
             content = library.path(track, "stems", f"{stem}.{kind}").read_bytes()
-        else:
+        else:  # nothing to be seen
             content = b""
         return Response(content[start:], media_type="application/octet-stream")
 

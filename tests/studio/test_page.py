@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import itertools
 import re
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from hub_server import Hub, Served
 from studio_server import Server, wait_for
 
 from demucs_np import page as pages
@@ -119,11 +121,11 @@ def visit(browser: Any, server: Server) -> Iterator[Visit]:
 
 def drop(page: Any, *paths: Path) -> None:
     """As if the files were dropped on the window."""
-    files = [{"name": path.name, "bytes": list(path.read_bytes())} for path in paths]
+    files = [{"name": path.name, "content": base64.b64encode(path.read_bytes()).decode()} for path in paths]
     page.evaluate(
         """(files) => {
           const data = new DataTransfer();
-          for (const file of files) data.items.add(new File([new Uint8Array(file.bytes)], file.name));
+          for (const file of files) data.items.add(new File([Uint8Array.from(atob(file.content), (c) => c.charCodeAt(0))], file.name));
           dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true }));
         }""",
         files,
@@ -291,3 +293,186 @@ def test_the_page_is_small() -> None:
         assert len(packed.getvalue()) < 400_000
     lines = sum(path.read_text(encoding="utf-8").count("\n") for path in pages.FOLDER.glob("*.js"))
     assert lines < 1500
+
+
+def test_it_can_be_heard_while_it_goes_on_and_cancelled(visit: Visit, songs: Path, tmp_path: Path) -> None:
+    samples, _ = soundfile.read(songs / "Sunday in June.wav")
+    soundfile.write(tmp_path / "long.wav", np.tile(samples, (12, 1)), RATE)  # 2:24
+    page = visit.page
+    page.locator("#files").set_input_files(tmp_path / "long.wav")
+    visit.state("running")
+    expect(page.locator("#play")).to_be_enabled(timeout=30_000)
+    page.locator("#play").click()
+    wait_for(lambda: visit.position() > 0.2)
+    assert page.locator("#progress").get_attribute("data-state") == "running"
+    assert re.fullmatch(r"separating, (\d+ %|\d:\d\d left)", page.locator("#words").inner_text())
+    expect(page.locator("#save")).to_be_disabled()
+    page.locator("#actions").get_by_text("Cancel").click()
+    visit.state("cancelled")
+    expect(page.locator("#stage")).to_be_hidden()
+    page.locator("#actions").get_by_text("Try again").click()
+    visit.state("running")
+    visit.expected.append("status of 404")  # of what was on its way
+    page.locator("#actions").get_by_text("Delete").click()
+    page.locator("#actions").get_by_text("Really delete").click()
+    expect(page.locator("#queue .open", has_text="long.wav")).to_have_count(0)
+
+
+def test_keyboard_only(visit: Visit, track: dict[str, Any]) -> None:
+    page = visit.page
+    press = page.keyboard.press
+    pressed = lambda selector: page.locator(selector).get_attribute("aria-pressed")  # noqa: E731
+    row = page.locator(f"#queue [data-id='{track['id']}'] .open")
+    for _ in range(60):
+        press("Tab")
+        if row.evaluate("row => row === document.activeElement"):
+            break
+    press("Enter")
+    visit.state("done")
+    press("?")
+    expect(page.locator("#keys")).to_be_visible()
+    press("Escape")
+    press("2")
+    assert pressed("[data-stem=bass] .solo") == "true"
+    press("Shift+Digit3")
+    assert pressed("[data-stem=other] .mute") == "true"
+    page.evaluate("document.activeElement.blur()")
+    press("Space")
+    wait_for(lambda: visit.position() > 0.2)
+    press("Space")
+    at = visit.position()
+    press("ArrowRight")
+    assert visit.position() == pytest.approx(at + 5, abs=0.01)
+    press("[")
+    press("Shift+ArrowRight")
+    press("]")
+    assert pressed("#looping") == "true"
+    expect(page.locator(".loop")).to_be_visible()
+    press("l")
+    assert pressed("#looping") == "false"
+    press("Home")
+    assert visit.position() == 0
+    press("o")
+    assert pressed("#ab") == "true"
+    expect(page.locator(".lane[data-off]")).to_have_count(4)
+    press("s")
+    assert pressed("#picture") == "true"
+    press("ArrowUp")
+    for _ in range(60):
+        press("Tab")
+        if page.locator("#save").evaluate("button => button === document.activeElement"):
+            break
+    press("Enter")
+    expect(page.locator("#what")).to_be_focused()
+    press("Escape")
+    expect(page.locator("#saving")).to_be_hidden()
+    expect(page.locator("#save")).to_be_focused()
+
+
+def test_a_phone(browser: Any, server: Server, track: dict[str, Any]) -> None:
+    visit = Visit(browser, server.address, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True, color_scheme="dark")
+    page = visit.page
+    page.locator("#sheet").tap()
+    page.locator("#queue .open", has_text=track["name"]).first.tap()
+    visit.state("done")
+    expect(page.locator("#tracks")).to_be_hidden()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    for name in ("#play", "#looping", "#save"):
+        box = page.locator(name).bounding_box()
+        assert box["y"] > 500  # under the thumb
+        assert box["y"] + box["height"] <= 844
+        assert box["height"] >= 40
+    page.locator("#play").tap()
+    wait_for(lambda: visit.position() > 0.1)
+    page.locator("[data-stem=drums] .mute").tap()
+    expect(page.locator("[data-stem=drums] .mute")).to_have_attribute("aria-pressed", "true")
+    visit.close()
+
+
+def test_the_lanes_can_be_looked_at(visit: Visit, track: dict[str, Any]) -> None:
+    """What is drawn: ink where the stem sounds, in the wave and in the spectrogram, and more of it when zoomed in on a loud part."""
+    ink = """canvas => {
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      return data.filter((value, index) => index % 4 === 3).reduce((sum, alpha) => sum + alpha, 0) / data.length;
+    }"""
+    visit.expected.append("willReadFrequently")  # the test reads canvases
+    visit.choose(track["name"])
+    visit.state("done")
+    canvas = visit.page.locator("[data-stem=bass] canvas")
+    wait_for(lambda: canvas.evaluate(ink) > 4)
+    wave = canvas.evaluate(ink)
+    visit.page.keyboard.press("s")
+    wait_for(lambda: canvas.evaluate(ink) != wave)
+    assert canvas.evaluate(ink) > 1
+    ruler = visit.page.locator(".ruler canvas")
+    before = ruler.evaluate("canvas => canvas.toDataURL()")
+    visit.page.mouse.move(800, 300)
+    visit.page.mouse.wheel(0, -400)
+    wait_for(lambda: ruler.evaluate("canvas => canvas.toDataURL()") != before)
+    box = ruler.bounding_box()
+    visit.page.mouse.click(box["x"] + 5, box["y"] + 5)  # scrub
+    assert 0 < visit.position() < SECONDS
+
+
+def test_a_take_from_the_microphone(visit: Visit) -> None:
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("needs ffmpeg")
+    visit.page.locator("#record").click()
+    expect(visit.page.locator("#record")).to_have_text("Stop recording")
+    visit.page.wait_for_timeout(700)
+    visit.page.locator("#record").click()
+    expect(visit.page.locator("#title")).to_have_text(re.compile("^take "))
+    visit.state("done")
+
+
+def test_a_folder(visit: Visit, songs: Path) -> None:
+    visit.expected.append("status of 415")
+    visit.page.locator("#folders").set_input_files(songs)
+    expect(visit.page.locator("#queue [data-state=refused]")).to_contain_text("talk.m4a")
+    visit.page.locator("#queue [data-state=refused]").get_by_text("Remove").click()
+    visit.choose("mono.flac")
+    visit.state("done")
+
+
+def test_a_model_is_fetched_with_progress(browser: Any, songs: Path, tmp_path: Path) -> None:
+    quiet = {"HF_HUB_CACHE": str(tmp_path / "hub"), "TORCH_HOME": str(tmp_path / "torch"), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
+    with Hub() as hub:
+        server = Server(tmp_path / "studio", env=quiet | {"HF_ENDPOINT": hub.address})
+        visit = Visit(browser, server.address, model="htdemucs")
+        page = visit.page
+        expect(page.locator("#about")).to_contain_text("Licence: MIT")
+        expect(page.locator("#fetch")).to_have_text("Fetch 84 MB")
+        drop(page, songs / "Sunday in June.wav")
+        visit.state("new")  # nothing is fetched without being asked for
+        expect(page.locator("#actions button").first).to_have_text("Fetch 84 MB and separate")
+        assert hub.log == []
+        hub.files["/adefossez/HTDemucs/resolve/main/955717e8.safetensors"] = Served(bytes(3_000_000), slow=2.0)
+        page.locator("#fetch").click()
+        expect(page.locator("#about-bar")).to_be_visible()
+        expect(page.locator("#fetch")).to_be_hidden(timeout=30_000)
+        expect(page.locator("#model option:checked")).to_have_text("htdemucs")
+        expect(page.locator("#actions button").first).to_have_text("Separate")
+        visit.close()
+        server.stop()
+
+
+def test_a_server_that_goes_away_and_comes_back(browser: Any, tmp_path: Path) -> None:
+    offline = {"HF_HUB_CACHE": str(tmp_path / "hub"), "TORCH_HOME": str(tmp_path / "torch"), "HF_HUB_OFFLINE": "1"}
+    server = Server(tmp_path / "studio", env=offline)
+    visit = Visit(browser, server.address)
+    visit.page.locator("#model").select_option("htdemucs")
+    visit.page.locator("#fetch").click()
+    expect(visit.page.locator("#about em")).to_contain_text("HF_HUB_OFFLINE forbids the network")
+    expect(visit.page.locator("#fetch")).to_have_text("Try again")
+    visit.expected += ["ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED", "ERR_CONNECTION_RESET", "/api/events"]
+    expect(visit.page.locator("#away")).to_be_hidden()
+    server.stop()
+    expect(visit.page.locator("#away")).to_be_visible()
+    visit.page.locator("#demo").click()
+    expect(visit.page.locator("#say")).to_contain_text("start it again with demucs-np studio")
+    again = Server(tmp_path / "studio", "--port", server.address.rpartition(":")[2])
+    expect(visit.page.locator("#away")).to_be_hidden(timeout=15_000)
+    visit.page.locator("#demo").click()
+    visit.state("done")
+    visit.close()
+    again.stop()

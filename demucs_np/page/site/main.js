@@ -94,7 +94,7 @@ function modelChanged(name, part, done, error) {
   if (done || error) fetching.delete(name);
   else fetching.set(name, part);
   if (error) $("about-words").append(make("em", {}, ` ${error}.`));
-  if (done) loadModels().then(() => say(`${name} is here`));
+  if (done) loadModels().then(() => (say(`${name} is here`), show()));
   else if (!error) showModel();
   else [$("fetch").disabled, $("fetch").textContent, $("about-bar").hidden] = [false, "Try again", true];
 }
@@ -193,12 +193,16 @@ function actions(track) {
 
 /** @param {[string, () => void]} action @param {Track} track */
 function button([text, act], track) {
-  const made = make("button", { "aria-label": `${text}: ${track.name}` }, text);
+  const made = make("button");
+  const called = (/** @type {string} */ words) => {
+    made.textContent = words;
+    made.setAttribute("aria-label", `${words}: ${track.name}`);
+  };
+  called(text);
   made.onclick = () => {
-    if (text !== "Delete" || made.dataset.sure) return act();
-    made.dataset.sure = "yes"; // the second click does it
-    made.textContent = "Really delete";
-    setTimeout(() => ((made.textContent = text), delete made.dataset.sure), 4000);
+    if (text !== "Delete" || made.textContent !== text) return act();
+    called("Really delete"); // the second click does it
+    setTimeout(called, 4000, text);
   };
   return made;
 }
@@ -260,7 +264,7 @@ function show() {
     stage = null;
     $("stage").replaceChildren();
   }
-  $("stage").hidden = !key;
+  $("stage").hidden = !key || !track?.rate;
   if (!track) return;
   $("title").textContent = track.name;
   $("facts").textContent = track.seconds ? `${words.clock(track.seconds)} · ${track.samplerate / 1000} kHz · ${track.state === "done" ? `separated in ${words.clock(Math.max(1, track.took ?? 0))}` : (track.wish?.model ?? "")}` : "";
@@ -270,7 +274,6 @@ function show() {
   $("bar").value = track.part ?? 0;
   $("words").textContent = track.state === "done" ? "" : words.state(track, model);
   if (key && track.rate && !stage) openStage(track, shown, key);
-  if (key && !track.rate) return showControls();
   if (stage) {
     const grown = stage.player.track.state !== track.state;
     stage.player.update(track);
@@ -327,8 +330,7 @@ async function loadPictures(here, track) {
 
 function showControls() {
   const player = stage?.player;
-  const ready = player ? (player.track.state === "done" ? player.length : player.track.ready) : 0;
-  for (const control of document.querySelectorAll("footer button, footer input")) control.toggleAttribute("disabled", !ready);
+  for (const control of document.querySelectorAll("footer button, footer input")) control.toggleAttribute("disabled", !player?.ready);
   $("save").disabled = player?.track.state !== "done";
   $("play").textContent = player?.playing ? "❚❚" : "▶";
   $("play").setAttribute("aria-label", player?.playing ? "Pause" : "Play");
@@ -400,8 +402,8 @@ function setEdge(edge) {
 /** @param {KeyboardEvent} event */
 function pressed(event) {
   const target = /** @type {HTMLElement} */ (event.target);
+  if (event.key === "Escape" && !$("saving").hidden) return controls.save(), $("save").focus();
   if (event.ctrlKey || event.metaKey || event.altKey || $("keys").open || target.matches("select, input:not([type=range])")) return;
-  if (event.key === "Escape" && !$("saving").hidden) controls.save();
   if (event.key === "?") return controls.help();
   const digit = /^Digit([1-9])$/.exec(event.code);
   const stem = digit && stage ? [...stage.mixer.lanes.keys()][Number(digit[1]) - 1] : undefined;

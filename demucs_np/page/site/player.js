@@ -161,6 +161,11 @@ export class Player {
     return this.track.length || Math.round(this.track.seconds * this.track.rate);
   }
 
+  /** Samples that can be heard by now. */
+  get ready() {
+    return this.track.state === "done" ? this.length : this.track.ready;
+  }
+
   /** The sample that is heard now. */
   get position() {
     const context = /** @type {AudioContext | undefined} */ (this.#graph?.context);
@@ -268,10 +273,10 @@ export class Player {
           if (now() > due) this.#finish();
           return;
         }
-        if (due > now() + AHEAD * rate) return;
+        if (due > now() + AHEAD * rate || sample >= this.ready) return; // enough, or not there yet: the timer comes again
         const unit = await this.#unit(Math.floor(sample / (UNIT * rate)));
         const count = Math.min(unit.stop, this.#end) - sample;
-        if (run !== this.#run || count <= 0) return; // stopped, or it still grows: the timer comes again
+        if (run !== this.#run || count <= 0) return;
         const frame = last && due > now() + SOON ? due : now() + Math.ceil(LEAD * rate);
         this.#sources.push(...graph.start(unit, frame, sample - unit.start, count));
         this.#plan.push({ frame, sample, count });
