@@ -37,10 +37,17 @@ export class StudioEngine {
     await call(`api/models/${encodeURIComponent(name)}/fetch`, { method: "POST" });
   }
 
-  /** Tell of every track now, and of whatever happens. @param {Listener} listener */
-  listen(listener) {
+  /** Tell of every track, oldest first, and from then on of whatever happens. @param {Listener} listener */
+  async listen(listener) {
+    /** @type {Track[]} */ let known = [];
+    const tell = async () => {
+      const tracks = (await (await call("api/tracks")).json()).reverse();
+      for (const { id } of known) if (!tracks.some((/** @type {Track} */ track) => track.id === id)) listener.removed(id);
+      for (const track of (known = tracks)) listener.track(track);
+    };
+    await tell();
     const source = new EventSource("api/events");
-    source.onopen = () => listener.connected(true);
+    source.onopen = () => (listener.connected(true), tell());
     source.onerror = () => listener.connected(false); // the browser tries again by itself
     source.onmessage = (message) => {
       const event = JSON.parse(message.data);
@@ -92,9 +99,9 @@ export class StudioEngine {
     return new Uint8Array(await bytes(`api/tracks/${track.id}/spectrogram/${stem}?start=${start}`));
   }
 
-  /** An address that downloads it. @returns {Promise<string>} @param {Track} track @param {Saving} saving */
+  /** An address to download it from; the name is the answer's. @param {Track} track @param {Saving} saving */
   async export(track, saving) {
-    return /** @type {string} */ (this.address(track, saving));
+    return { url: /** @type {string} */ (this.address(track, saving)), name: "" };
   }
 
   /** The same at once, for what is dragged out of the page. @param {Track} track @param {Saving} saving @returns {string | null} */
@@ -104,3 +111,6 @@ export class StudioEngine {
     return new URL(`api/tracks/${track.id}/export?${query}`, location.href).href;
   }
 }
+
+/** @returns {Promise<StudioEngine>} */
+export const open = async () => new StudioEngine();

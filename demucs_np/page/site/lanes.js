@@ -1,6 +1,7 @@
 // @ts-check
 /** The lanes of a track: what each stem looks like, its knobs, the loop and the playhead. All lanes show the same part, `view`, in samples. */
 
+import { BANDS, COLUMN, HIGHEST, LOWEST, PEAK } from "./pictures.js";
 import { clock } from "./words.js";
 
 /** @typedef {import("./player.js").Player} Player
@@ -8,10 +9,6 @@ import { clock } from "./words.js";
  * @typedef {{peaks: Int8Array, spectrogram: Uint8Array}} Pictures
  * @typedef {{save: (stem: string) => void, address: (stem: string) => {url: string, name: string} | null}} Hooks */
 
-const PEAK = 256; // samples
-const COLUMN = 2048;
-const BANDS = 96;
-const [LOWEST, HIGHEST] = [40, 16000]; // Hz
 const SHORTEST = 2; // seconds that fill the width, at least
 const DRAG = 4; // pixels: less is a click
 

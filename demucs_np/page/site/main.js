@@ -1,7 +1,6 @@
 // @ts-check
 /** The page: tracks and what is done with them. What is heard is `player.js`, what is drawn `lanes.js`, what works an engine. */
 
-import { StudioEngine } from "./engine-studio.js";
 import { joined, Lanes, make } from "./lanes.js";
 import { Mixer, Player } from "./player.js";
 import * as words from "./words.js";
@@ -12,7 +11,8 @@ import * as words from "./words.js";
 
 const AUDIO = /\.(wav|flac|mp3|ogg|opus|m4a|aac|aiff?|wma|mp4|webm|mkv|mov|caf|ac3|amr)$/i;
 const FORMATS = { "wav 16": "WAV, 16 bit", "wav 24": "WAV, 24 bit", "wav 32": "WAV, 32-bit float", "flac 16": "FLAC, 16 bit", "flac 24": "FLAC, 24 bit", "mp3 16": "MP3, 320 kbit/s" };
-const engine = new StudioEngine();
+const kind = document.querySelector("meta[name=engine]")?.getAttribute("content"); // studio or wasm
+const engine = /** @type {import("./engine-studio.js").Engine} */ (await (await import(`./engine-${kind}.js`)).open());
 /** @type {Map<string, Track>} */ const tracks = new Map();
 /** @type {Map<string, HTMLLIElement>} */ const rows = new Map();
 /** @type {Map<string, number>} parts of models that are being fetched */ const fetching = new Map();
@@ -28,6 +28,12 @@ const current = () => (selected ? (tracks.get(selected) ?? null) : null);
 const modelOf = (name) => models.find((model) => model.name === name);
 const quality = () => /** @type {words.Quality} */ ($("quality").value);
 const chosenStems = () => [...$("stems").querySelectorAll("input:checked")].map((box) => /** @type {HTMLInputElement} */ (box).value);
+
+/** The tracks, on a phone. @param {boolean} on */
+function showSheet(on) {
+  document.body.classList.toggle("sheet", on);
+  $("sheet").setAttribute("aria-expanded", String(on));
+}
 
 /** @param {string} text */
 function say(text) {
@@ -222,7 +228,7 @@ function showRow(track) {
   let row = rows.get(track.id);
   if (!row) {
     row = make("li", { "data-id": track.id }, make("button", { class: "open" }, make("b"), make("small")), make("span", { class: "row" }));
-    /** @type {HTMLElement} */ (row.firstChild).onclick = () => select(track.id);
+    /** @type {HTMLElement} */ (row.firstChild).onclick = () => (select(track.id), showSheet(false));
     rows.set(track.id, row);
     $("queue").prepend(row);
   }
@@ -241,8 +247,6 @@ function select(id) {
   const before = current();
   selected = id;
   if (before) showRow(before);
-  document.body.classList.remove("sheet");
-  $("sheet").setAttribute("aria-expanded", "false");
   $("saving").hidden = true;
   $("save").setAttribute("aria-expanded", "false");
   const track = current();
@@ -440,8 +444,8 @@ async function save(wanted) {
   if (!(wanted.stems ?? wanted.mix)) return say("Nothing is heard: unmute a stem first.");
   say("The download begins when the file is written.");
   try {
-    const url = await engine.export(stage.player.track, wanted);
-    make("a", { href: url, download: "" }).click();
+    const { url, name } = await engine.export(stage.player.track, wanted);
+    make("a", { href: url, download: name }).click();
   } catch (error) {
     say(/** @type {Error} */ (error).message);
   }
@@ -524,7 +528,7 @@ function listenToPage() {
   $("seek").oninput = () => stage?.player.seek(Number($("seek").value) * stage.player.track.rate);
   $("volume").oninput = () => stage && ((stage.mixer.volume = Number($("volume").value)), stage.player.apply());
   $("saving").onsubmit = (/** @type {SubmitEvent} */ event) => (event.preventDefault(), save(saving()));
-  $("sheet").onclick = () => $("sheet").setAttribute("aria-expanded", String(document.body.classList.toggle("sheet")));
+  $("sheet").onclick = () => showSheet(!document.body.classList.contains("sheet"));
   $("theme").onclick = () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
   dark.onchange = () => setTheme();
   $("format").replaceChildren(...engine.formats.map((format) => make("option", { value: format }, FORMATS[/** @type {keyof typeof FORMATS} */ (format)])));
@@ -542,15 +546,6 @@ function setTheme(chosen) {
 setTheme();
 listenToPage();
 await loadModels();
-let first = true;
-engine.listen({
-  track: changed,
-  removed,
-  model: modelChanged,
-  connected: (yes) => {
-    $("away").hidden = yes;
-    if (yes && first) setTimeout(() => selected || select(/** @type {HTMLElement | null} */ ($("queue").firstElementChild)?.dataset.id ?? null), 100);
-    if (yes) first = false;
-  },
-});
+await engine.listen({ track: changed, removed, model: modelChanged, connected: (yes) => ($("away").hidden = yes) });
+select(/** @type {HTMLElement | null} */ ($("queue").firstElementChild)?.dataset.id ?? null);
 document.body.dataset.ready = "yes";
