@@ -161,7 +161,8 @@ def separate(tracks: tuple[Path, ...], device: str, jobs: int | None, list_model
     run = _Run(settings, bar, verbose)
     waiting = run.readable(dict.fromkeys(map(str, tracks)))
     if waiting:
-        prepare(settings)
+        with bar.telling():
+            prepare(settings)
         bar.line(f"Separated tracks will be stored in {Path(settings.folder).resolve()}")
     for track in waiting:
         run.separate(track)

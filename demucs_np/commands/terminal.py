@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ..separation.apply import Event
 
 VERBS = {"read": "reading", "separate": "separating", "write": "writing"}
-KERNELS = 23  # that a model and the resampler need
 INTERVAL = 0.1  # seconds between two drawings, at least
 
 
@@ -28,7 +27,7 @@ class Bar:
         self._stream = stream
         self._on = stream.isatty()
         self._drawn = 0.0
-        self._compiled = 0
+        self._told = False
         self._title = ""
         self._started = time.monotonic()
         fancy = (stream.encoding or "").lower().startswith("utf")
@@ -54,23 +53,25 @@ class Bar:
         end = f" {part:4.0%}"
         if event.seconds_left is not None and event.done < event.total:
             end += f"  {clock(event.seconds_left)} left"
+        third = shutil.get_terminal_size().columns // 3
+        title = self._title if len(self._title) <= third else self._title[: third - 1] + "…"
+        self._draw(f"{title}  {VERBS.get(event.stage, event.stage)}  ", part, end)
+
+    def _draw(self, begin: str, part: float, end: str) -> None:
         columns = shutil.get_terminal_size().columns - 1
-        title = self._title if len(self._title) <= columns // 3 else self._title[: columns // 3 - 1] + "…"
-        begin = f"{title}  {VERBS.get(event.stage, event.stage)}  "
         width = max(0, min(40, columns - len(begin) - len(end) - len("  0:00:00 left")))
         full = round(part * width)
         line = (begin + self._full * full + self._empty * (width - full) + end)[:columns]
         self._stream.write("\r" + line + "\x1b[K")
         self._stream.flush()
 
-    def compiling(self) -> None:
+    def compiling(self, begun: int, total: int) -> None:
         """A kernel is about to be compiled: it is said, once, what takes so long before anything moves."""
-        self._compiled += 1
-        if self._compiled == 1:
+        if not self._told:
+            self._told = True
             self.line("Compiling the kernels for this machine, which is kept: later runs begin at once")
         if self._on:
-            self._stream.write(f"\rcompiling  kernel {self._compiled} of about {max(KERNELS, self._compiled)}\x1b[K")
-            self._stream.flush()
+            self._draw("compiling  ", begun / total, f"  kernel {begun} of {total}")
 
     @contextlib.contextmanager
     def telling(self) -> Iterator[None]:

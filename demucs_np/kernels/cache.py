@@ -23,6 +23,7 @@ from numba.core import caching
 from numba.core.serialize import dumps
 
 from ..errors import CacheWarning, reason_of
+from . import ahead
 
 # What forces other code: vector width, fused multiply-add, register blocks, reordered sums. Each combination has files of its own.
 FORCED = ("DEMUCS_NP_LANES", "DEMUCS_NP_FMA", "DEMUCS_NP_ROWS", "DEMUCS_NP_REASSOC")
@@ -147,13 +148,33 @@ class KernelCache(caching.FunctionCache):
     def __init__(self, function: Any) -> None:
         super().__init__(function)
         self._cache_file = _Files(self._cache_path, self._impl.filename_base, _sources())
+        self._kernel = name_of(function)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled kernel, or None if there is none that can be used, and it is compiled."""
         found = self._found(sig, target_context)
+        if found is None and ahead.plan.begin(self._kernel):
+            found = self._found(sig, target_context)
         if found is None:
             compiling()
         return found
+
+    def holds(self, sig: Any, target_context: Any) -> bool:
+        """Whether the compiled kernel is there."""
+        try:
+            return self._index_key(sig, target_context.codegen()) in self._cache_file._load_index()
+        except MemoryError:
+            raise
+        except Exception:  # damaged, or it cannot be read
+            return False
+
+    def writable(self) -> bool:
+        """Whether what is compiled can be kept."""
+        try:
+            self._impl.locator.ensure_cache_path()
+        except OSError:
+            return False
+        return True
 
     def _found(self, sig: Any, target_context: Any) -> Any:
         try:
@@ -191,7 +212,11 @@ class KernelCache(caching.FunctionCache):
 class _Nowhere(caching.NullCache):
     """Keeps nothing."""
 
+    def __init__(self, function: Any) -> None:
+        self._kernel = name_of(function)
+
     def load_overload(self, sig: Any, target_context: Any) -> None:
+        ahead.plan.begin(self._kernel)
         compiling()
 
     def save_overload(self, sig: Any, cres: Any) -> None:
@@ -203,15 +228,21 @@ def cache_of(function: Any) -> caching._Cache:
     try:
         return KernelCache(function)
     except RuntimeError:  # what Numba raises if no locator fits
-        return _Nowhere()
+        return _Nowhere(function)
 
 
-listeners: list[Callable[[], object]] = []  # called when a kernel is about to be compiled, which takes a second
+def name_of(function: Any) -> str:
+    """Of a kernel: its module and its own."""
+    return f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+
+
+# Called when a kernel is about to be compiled, which takes a second: how many were begun, of how many that are known to be needed.
+listeners: list[Callable[[int, int], object]] = []
 
 
 def compiling() -> None:
     for listener in listeners:
-        listener()
+        listener(*ahead.plan.progress())
 
 
 @cache

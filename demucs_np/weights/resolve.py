@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError, UsageError, shown
+from ..models import needs
 from ..models.config import Config, DemucsConfig, HTDemucsConfig, config_from_arguments
 from ..models.recipe import Recipe
 from . import catalog, elsewhere, hub, own
@@ -78,6 +79,10 @@ class Named:
         """The models, ready to run. All files are fetched first: better to learn at once that one cannot be had."""
         from ..models.bag import BagOfModels, mean_of
 
+        if backend == "numba":
+            for name in self.distinct:
+                if name in catalog.ARCHITECTURES:  # else it is known when the file is there
+                    needs.expect(catalog.ARCHITECTURES[name][0])
         if self.parts:
             for member in self.distinct.values():
                 member.get(report)
@@ -283,6 +288,8 @@ def read_model(path: str | os.PathLike[str], described: Described | None = None)
 
 def build(checkpoint: Checkpoint, backend: str) -> Model:
     """The model of a checkpoint, whose tensors it empties on the way so that none is held twice."""
+    if backend == "numba":
+        needs.expect(checkpoint.config.klass)
     model = _network(checkpoint, backend)
     model.recipe = checkpoint.recipe
     return model
