@@ -35,7 +35,7 @@ def test_replay_has_the_bits_of_the_forward_pass(path):
     model = seeded_model(golden, "numba")
     config = model.config
     if not config.cac or config.t_emb == "scaled" or config.multi_freqs or config.nfft & (config.nfft - 1):
-        with pytest.raises(ModelError, match="this model cannot be recorded"):
+        with pytest.raises(ModelError, match=r"^this HTDemucs cannot be recorded: .*, for which NumPy computes between the kernels$"):
             record(config, length)
         return
     tape = json.loads(text(record(config, length)))
@@ -51,7 +51,7 @@ def test_replay_has_the_bits_of_the_forward_pass(path):
 @pytest.mark.parametrize("path", [path for path in GOLDEN if path.stem.startswith(("hd_", "td_"))], ids=lambda path: path.stem)
 def test_other_models_are_refused_by_name(path):
     golden = load_golden(path)
-    with pytest.raises(ModelError, match=r"^demucs\.\w+\.\w+ cannot be recorded: .* only HTDemucs models can be$"):
+    with pytest.raises(ModelError, match=r"^demucs\.\w+\.\w+ cannot be recorded: .*; HTDemucs can be$"):
         record(golden.config, golden.mix.shape[2])
 
 

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "The studio without opening a browser: an HTTP API to upload songs, follow the work, get stems and mixes.",
     ),
     "stream": (".stream", "stream", "Separate sound while it comes in: from standard input to standard output."),
+    "web": (".web", "web", "The models in a web page: write a static folder, and serve it."),
     "models": (".models", "models", "List, fetch and check the published models."),
     "warm": (".warm", "warm", "Compile ahead what a model needs, for images and services."),
     "convert": (".convert", "convert", "Turn official .th packages into .safetensors files."),

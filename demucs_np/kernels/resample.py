@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import numpy as np
 
 from . import tiles
-from ._jit import kernel
+from ._jit import kernel, view
 
 ZEROS = 24  # zero crossings of the sinc on each side
 ROLLOFF = 0.945  # the pass band, as a part of the lower Nyquist frequency
@@ -47,32 +46,16 @@ def taps(old: int, new: int, fine: bool = False) -> np.ndarray:
 
 
 @kernel
-def _resample_tiles(
-    tile0: int,
-    tile1: int,
-    scratch: Any,
-    x: Any,
-    table: Any,
-    old: int,
-    new: int,
-    first: int,
-    base: int,
-    tiles_per_channel: int,
-    length: int,
-    out: Any,
-) -> None:
+def _resample_tiles(tile0, tile1, scratch, x, table, out, geometry):
     """out[c, n - first] = sum_k table[n % new, k] * x[c, n * old // new - base + k], summed in float64."""
+    size, width, old, new, first, base, tiles, length = geometry
+    count = out.size // (x.size // size)
     for tile in range(tile0, tile1):
-        channel = tile // tiles_per_channel
-        start = (tile % tiles_per_channel) * length
-        signal = x[channel]
-        target = out[channel]
-        width = table.shape[1]
-        for i in range(start, min(start + length, target.size)):
+        channel, start = tile // tiles, tile % tiles * length
+        target = view(out, channel * count, count)
+        for i in range(start, min(start + length, count)):
             n = first + i
-            row = table[n % new]
-            begin = n * old // new - base
-            window = signal[begin : begin + width]
+            row, window = view(table, n % new * width, width), view(x, channel * size + n * old // new - base, width)
             total = 0.0
             for k in range(width):
                 total += np.float64(row[k]) * np.float64(window[k])
@@ -82,7 +65,8 @@ def _resample_tiles(
 def _filter(x: np.ndarray, table: np.ndarray, old: int, new: int, first: int, base: int, out: np.ndarray) -> None:
     """Outputs `first ...` of the signal whose padded sample `base` is `x[:, 0]`, by the compiled kernel."""
     per_channel = -(-out.shape[1] // TILE)
-    tiles.pool().run(_resample_tiles, out.shape[0] * per_channel, 0, x, table, old, new, first, base, per_channel, TILE, out)
+    geometry = np.array([x.shape[1], table.shape[1], old, new, first, base, per_channel, TILE])
+    tiles.pool().run(_resample_tiles, out.shape[0] * per_channel, 0, x.reshape(-1), table.reshape(-1), out.reshape(-1), geometry)
 
 
 def _filter_numpy(x: np.ndarray, table: np.ndarray, old: int, new: int, first: int, base: int, out: np.ndarray) -> None:

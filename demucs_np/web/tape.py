@@ -54,7 +54,12 @@ from ..weights.formats.checkpoint import Checkpoint
 Array = np.ndarray
 REGIONS = ("input", "output", "weights", "constants", "arena", "tensors")
 INPUT, OUTPUT, WEIGHTS, CONSTANTS, ARENA, TENSORS = range(len(REGIONS))
-TYPES: dict[str, np.dtype[Any]] = {"f": np.dtype(np.float32), "d": np.dtype(np.float64), "i": np.dtype(np.int64)}
+TYPES: dict[str, np.dtype[Any]] = {
+    "f": np.dtype(np.float32),
+    "d": np.dtype(np.float64),
+    "i": np.dtype(np.int64),
+    "h": np.dtype(np.uint16),
+}
 FORMAT = 2
 LOAD = -1  # of a step that puts a tensor of the file somewhere
 ALIGNED = 64  # bytes
@@ -159,19 +164,26 @@ class _Recorder:
         return self._known[content]
 
 
+def check(config: Config) -> None:
+    """Raise ModelError for a configuration that is not made of kernels alone."""
+    if not isinstance(config, HTDemucsConfig):
+        raise ModelError(f"{config.klass} cannot be recorded: what its LSTMs and its statistics do is not all in kernels; HTDemucs can be")
+    reasons = {
+        "it predicts magnitudes (cac=False)": not config.cac,
+        'its positions are weights (t_emb="scaled")': config.t_layers > 0 and config.t_emb == "scaled",
+        "it has frequency bands (multi_freqs)": bool(config.multi_freqs),
+        f"its FFT, nfft={config.nfft}, is no power of two": not stft.own_size(config.nfft),
+    }
+    if why := [reason for reason, applies in reasons.items() if applies]:
+        raise ModelError(f"this HTDemucs cannot be recorded: {'; '.join(why)}, for which NumPy computes between the kernels")
+
+
 def record(config: Config, length: int) -> dict[str, Any]:
     """The tape of a configuration's models for a mix of `length` samples.
 
-    Raises ModelError for one that is not made of kernels alone: HDemucs and Demucs, and among HTDemucs those with frequency bands,
-    recurrent layers, magnitudes instead of complex spectrograms, an FFT size that is no power of two, or positions that are weights;
-    UsageError for too long a mix.
+    Raises ModelError as `check` does, UsageError for too long a mix.
     """
-    if not isinstance(config, HTDemucsConfig):
-        raise ModelError(
-            f"{config.klass} cannot be recorded: its LSTMs and long-range statistics are not kernels alone; only HTDemucs models can be"
-        )
-    if not config.cac or config.t_emb == "scaled":
-        raise ModelError("this model cannot be recorded: only HTDemucs with cac=True, its positions computed, can be")
+    check(config)
     tensors = {name: np.full(shape, np.nan, np.float32) for name, shape in expected_tensors(config).items()}  # NumPy makes NaN of it
     recorder = _Recorder(list(tensors))
     for number, tensor in enumerate(tensors.values()):

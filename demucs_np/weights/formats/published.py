@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from ...errors import WeightsError, shown
@@ -19,6 +20,7 @@ from ...models.recipe import Recipe
 from .bounds import bounded
 from .checkpoint import ModelFile, exact_tensors
 from .contents import Contents
+from .safetensors import read_safetensors
 from .stored import ClassName, Stored
 
 KEYS = ("klass", "args", "kwargs")
@@ -43,6 +45,12 @@ def read(contents: Contents) -> ModelFile:
         if not isinstance(state, dict):
             raise WeightsError("its 'structure' is not that of a model's state")
     return ModelFile(contents.path, config, args, kwargs, exact_tensors(config, state), _recipe(metadata))
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a file is a published model whose tensors have the names of upstream's state, as a page reads it: not a quantised one."""
+    metadata, _ = read_safetensors(path)
+    return all(key in metadata for key in KEYS) and "structure" not in metadata
 
 
 def _recipe(metadata: Mapping[str, str]) -> Recipe:
