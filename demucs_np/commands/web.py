@@ -22,7 +22,9 @@ def web() -> None:
     help="A model, as for `separate`: HTDemucs models and bags, or a file of one's own. May be given again.",
 )  # fmt: skip
 @click.option("--repo", type=click.Path(path_type=Path), help="Folder with models, as for `separate`.")
-@click.option("--copy", is_flag=True, help="Put published weights into the folder too, instead of naming the address they are published at.")
+@click.option(
+    "--copy", is_flag=True, help="Put published weights into the folder too, instead of naming the address they are published at."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
 def build(out: Path, names: tuple[str, ...], repo: Path | None, copy: bool, verbose: bool) -> None:
     """Write a static folder that any web host can serve."""

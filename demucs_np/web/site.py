@@ -1,4 +1,4 @@
-"""A static folder in which the models run: the engine, the modules, a tape for each configuration, and what a page is told of the models."""
+"""A static folder in which models run: the engine, the modules, a tape for each configuration, and what a page is told of the models."""
 
 from __future__ import annotations
 

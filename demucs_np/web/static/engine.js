@@ -204,11 +204,11 @@ async function described(file, { tapes, order, defaults }) {
   if (!klass.endsWith(".HTDemucs")) throw new DemucsError("usage", klass ? `the model is a ${klass}` : "the file does not say which model it holds", "take an HTDemucs, as `demucs-np convert` writes it");
   if ("structure" in metadata) throw new DemucsError("usage", "the model is quantised", "convert it with `demucs-np convert`");
   const args = JSON.parse(metadata.args ?? "[]"), kwargs = { ...Object.fromEntries(order.map((name, i) => [name, args[i]]).slice(0, args.length)), ...JSON.parse(metadata.kwargs ?? "{}") };
-  const plain = (/** @type {any} */ value) => (value?._type === "fraction" ? value.numerator / value.denominator : value);
+  const plain = (/** @type {any} */ value) => (value?._type === "fraction" ? value.numerator / value.denominator : typeof value === "boolean" ? Number(value) : value);
   const config = Object.fromEntries(Object.keys(defaults).map(name => [name, plain(kwargs[name] ?? defaults[name])]));
   const stems = config.sources;
   config.sources = stems.length;
-  const tape = tapes.find(t => Object.keys(defaults).every(name => JSON.stringify(t.config[name]) === JSON.stringify(config[name])));
+  const tape = tapes.find(t => Object.keys(defaults).every(name => JSON.stringify(plain(t.config[name])) === JSON.stringify(config[name])));
   if (!tape) throw new DemucsError("tape", "no tape of this site fits the model's configuration", "build one with `demucs-np web build -n FILE`");
   const recipe = metadata.recipe ? JSON.parse(metadata.recipe) : { shifts: 1, overlap: 0.25, window: "triangle", normalize: true };
   return {
