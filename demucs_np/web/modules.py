@@ -27,7 +27,7 @@ KERNELS = {
     "_stft_tiles": "ffffi", "_istft_tiles": "ffffffidd",
     "_sums_tiles": "fdi", "_mean_std_tiles": "ddi", "_normalize_tiles": "fdf", "_scale_shift_tiles": "dfffi", "_affine_tiles": "fffi",
     "_table_tiles": "dfffi", "_norm_gelu_tiles": "ffi", "_products_tiles": "fdi", "_projected_tiles": "ddfi", "_layer_norm_tiles": "ffffi",
-    "_conv_tiles": "fffffffi", "_winograd_tiles": "fffffi", "_feed_forward_tiles": "fffffi",
+    "_conv_tiles": "fffffffi", "_winograd_tiles": "ffffffi", "_feed_forward_tiles": "fffffi",
     "_pack_tiles": "fffi", "_attention_tiles": "fffi",
 }  # fmt: skip
 LANES = 4
