@@ -8,7 +8,7 @@ MODEL ?= demo
 OUT ?= separated
 CASES ?= 500
 
-.PHONY: help demo studio run test test-plain test-arm64 fuzz live lint type bench docs parity site dist clean
+.PHONY: help demo studio web-kernels run test test-plain test-arm64 fuzz live lint type bench docs parity site dist clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -33,6 +33,9 @@ demo: $(VENV)/ready  ## separate the bundled song with the bundled model, and sh
 
 studio: $(VENV)/ready  ## a page in the browser to drop songs on and hear the stems; the demo song to begin with
 	$(BIN)/demucs-np studio --demo
+
+web-kernels: $(VENV)/ready  ## lower the kernels to WebAssembly again, and record the demo's tape, after a kernel has changed
+	$(BIN)/python -m demucs_np.web.site
 
 run: $(VENV)/ready  ## make run TRACK=song.mp3 [MODEL=name or file.safetensors] [OUT=folder]
 	$(BIN)/demucs-np separate -n '$(MODEL)' -o '$(OUT)' '$(TRACK)'

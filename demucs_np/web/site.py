@@ -86,7 +86,7 @@ def _members(named: Named) -> tuple[Named, dict[str, ModelFile]]:
 def _tapes(configs: Sequence[Config], folder: Path, report: Report) -> dict[str, str]:
     """Configuration -> its tape's file. Recorded in a process of its own; the demo's is in the package."""
     files: dict[str, str] = {}
-    wanted = []
+    wanted: list[dict[str, Any]] = []
     for config in configs:
         key = json.dumps(plain(config))
         if key in files:
@@ -187,7 +187,11 @@ def rebuild(folder: Path = BUILT) -> None:
     arguments = {**json.loads(key), "sources": list(config.sources)}
     made = {file: sha256(folder / file) for file in modules.FILES.values()}
     with tempfile.TemporaryDirectory() as name:
-        one = {"name": f"tape-{hashlib.sha256(key.encode()).hexdigest()[:8]}.json", "klass": config.klass, "arguments": arguments}
+        one: dict[str, Any] = {
+            "name": f"tape-{hashlib.sha256(key.encode()).hexdigest()[:8]}.json",
+            "klass": config.klass,
+            "arguments": arguments,
+        }
         record([{**one, "modules": made}], Path(name))
         shutil.copy(Path(name) / one["name"], folder)
 
