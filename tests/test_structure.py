@@ -18,7 +18,7 @@ ROOMS = [
     "errors", "threads", "machine",
     "kernels", "operations", "models",
     "weights", "audio", "separation", "api",
-    "jobs", "parity", "inspection", "web",
+    "jobs", "parity", "inspection", "page", "web",
     "demo", "studio", "batch",
     "commands",
 ]  # fmt: skip
