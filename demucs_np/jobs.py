@@ -26,6 +26,7 @@ from .machine import peak_memory
 from .models.bag import BagOfModels
 from .separation.apply import Options, Progress
 from .separation.cut import Wanted
+from .separation.fitting import shortage
 from .separation.outputs import RESIDUAL, OtherMethod, Outputs
 from .separation.separator import Separator
 from .separation.targets import output_paths
@@ -57,6 +58,7 @@ class Job:
     wanted: Wanted = Wanted()  # noqa: RUF009 - frozen
     threads: int | None = None  # None: all cores
     stream: int | None = None  # of a file with several audio streams, counted from 1; None: its default one
+    memory: int | None = None  # bytes that the process may take; None: what the system has free
 
     def key(self) -> Path:
         """The same for jobs that would write the same files. Raises UsageError for a template that cannot name files."""
@@ -145,16 +147,21 @@ def run_job(job: Job, progress: Progress | None = None) -> Result:
 def _separate(job: Job, progress: Progress | None, note: Note) -> dict[str, Path]:
     check_track(job.track)
     options = job.options
+    model = warm_model(job.model, job.repo, job.backend)
     separator = Separator(
-        warm_model(job.model, job.repo, job.backend), shifts=options.shifts, overlap=options.overlap, split=options.split,
+        model, shifts=options.shifts, overlap=options.overlap, split=options.split,
         segment=options.segment, seed=options.seed, stems=job.stems, threads=job.threads, progress=progress,
-        window=options.window, normalize=options.normalize, tta=options.tta,
+        window=options.window, normalize=options.normalize, tta=options.tta, memory=job.memory,
     )  # fmt: skip
-    return separator.separate_to_files(
-        job.track, job.folder, filename=job.filename, two_stems=job.two_stems, other_method=job.other_method, encoding=job.encoding,
-        clip=job.clip, residual=job.residual, rate=job.wanted.rate, start=job.wanted.start, duration=job.wanted.duration, track=job.stream,
-        note=note,
-    )  # fmt: skip
+    try:
+        return separator.separate_to_files(
+            job.track, job.folder, filename=job.filename, two_stems=job.two_stems, other_method=job.other_method, encoding=job.encoding,
+            clip=job.clip, residual=job.residual, rate=job.wanted.rate, start=job.wanted.start, duration=job.wanted.duration,
+            track=job.stream, note=note,
+        )  # fmt: skip
+    except MemoryError:
+        line = shortage(model, options, len(Outputs.choose(model, job.stems, job.two_stems, job.other_method).computed))
+    raise UsageError(line)  # with nothing of the computation held any more
 
 
 def _written(path: Path) -> Written:

@@ -401,7 +401,7 @@ def test_what_a_killed_run_left_is_removed() -> None:
     [
         ("models list >/dev/full", "Error: the output: no space left on device; "),
         ("models list", "Error: /nobody/here: permission denied; "),
-        ("-n demo -o {folder} {folder}/song.wav", "Error: {folder}/song.wav: there is not enough memory; "),
+        ("-n demo -o {folder} {folder}/song.wav", "Error: {folder}/song.wav: there is not enough memory: segments of 4 s need "),
     ],
 )
 def test_no_tracebacks(line: str, text: str, folder: Path) -> None:

@@ -129,10 +129,12 @@ class Settings:
 
     def digest(self, job: Job) -> str:
         """Loads and checks the model when it is first named. Raises as `jobs.prepare`."""
-        kind = dataclasses.replace(job, track="track.wav", folder="out", threads=None)
+        kind = dataclasses.replace(job, track="track.wav", folder="out", threads=None, memory=None)
         if kind not in self._digests:
             prepare(kind)
-            said = json.dumps([self._weights_of(job), dataclasses.asdict(dataclasses.replace(kind, model="", repo=None))], sort_keys=True)
+            options = dataclasses.asdict(dataclasses.replace(kind, model="", repo=None))
+            del options["memory"]  # what a machine has free is no reason to do a library again
+            said = json.dumps([self._weights_of(job), options], sort_keys=True)
             self._digests[kind] = hashlib.sha256(said.encode()).hexdigest()[:24]
         return self._digests[kind]
 

@@ -66,6 +66,7 @@ def batch(
     from ..batch.library import make_plan, parse_shard
     from ..batch.sources import find
     from ..jobs import forget_models
+    from ..machine import free_memory
     from ..threads import default_threads
 
     if ship_weights and not dask:
@@ -75,6 +76,8 @@ def batch(
     part = None if shard is None else parse_shard(shard)
     if workers and options["threads"] is None:
         options["threads"] = max(1, default_threads() // workers)
+    if workers and options["memory"] is None and (free := free_memory()) is not None:
+        options["memory"] = free // workers
     if dask and options["threads"] is None:
         options["threads"] = 1
     with contextlib.ExitStack() as stack:

@@ -66,6 +66,22 @@ class RateOfFiles(click.ParamType):
         return int(value)
 
 
+class Size(click.ParamType):
+    """Bytes, with a unit."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from ..machine import parse_size
+
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
+
+
 @click.command()
 @click.argument("tracks", nargs=-1, type=click.Path(path_type=Path, readable=False))
 @click.option(
@@ -128,6 +144,10 @@ class RateOfFiles(click.ParamType):
 @click.option("--mp3", is_flag=True, help="Write MP3.")
 @click.option("--mp3-bitrate", default=320, show_default=True, type=click.IntRange(8, 320), help="kbit/s.")
 @click.option("--mp3-preset", type=click.IntRange(2, 7), help="Accepted for compatibility: the MP3 encoder here has one preset.")
+@click.option(
+    "--memory", metavar="SIZE", type=Size(),
+    help="Keep within so much memory, as in 2GB, by shorter segments where the model allows them.  [default: what is free]",
+)  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; the result is the same for any number.  [default: all cores]")
 @click.option(
     "--backend", type=click.Choice(["numba", "numpy"]), default="numba", show_default=True, help="numpy: slow, but nothing is compiled."
@@ -197,6 +217,7 @@ def job_from(
     rate: Any,
     start: float,
     duration: float | None,
+    memory: int | None,
     threads: int | None,
     backend: str,
     **encoding: Any,
@@ -225,6 +246,7 @@ def job_from(
         wanted=Wanted(rate, start, duration),
         threads=threads,
         stream=stream,
+        memory=memory,
     )  # fmt: skip
 
 

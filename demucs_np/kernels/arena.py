@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 SLAB = 2**27  # floats (512 MiB) reserved at a time; the system gives pages only to what is written
 GRAIN = 1024  # floats (one page): every buffer begins on a multiple
@@ -16,6 +17,7 @@ class Arena:
 
     def __init__(self) -> None:
         self._slabs: list[np.ndarray] = []
+        self._ends: list[int] = []  # of each slab, floats from its start to the end of the farthest buffer so far
         self._free: list[tuple[int, int, int]] = []  # slab, start, size; sorted
         self._taken: dict[int, tuple[int, tuple[int, int, int]]] = {}  # address -> its number, place
         self._count = 0  # buffers handed out so far
@@ -28,16 +30,32 @@ class Arena:
         size = max(GRAIN, -(-wanted // GRAIN) * GRAIN)
         at = next((i for i, place in enumerate(self._free) if place[2] >= size), None)
         if at is None:
-            self._slabs.append(np.empty(max(SLAB, size), np.float32))
-            self._free.append((len(self._slabs) - 1, 0, self._slabs[-1].size))
+            room = self._reserve(size)
+            self._ends.append(0)
+            self._free.append((len(self._ends) - 1, 0, room))
             at = len(self._free) - 1
         slab, start, room = self._free.pop(at)
         if room > size:
             self._free.insert(at, (slab, start + size, room - size))
-        array = self._slabs[slab][start : start + wanted].reshape(shape)
+        self._ends[slab] = max(self._ends[slab], start + size)
+        array = self._place(slab, start, shape)
         self._taken[array.ctypes.data] = (self._count, (slab, start, size))
         self._count += 1
         return array
+
+    def _reserve(self, size: int) -> int:
+        """A further slab; returns its size, `size` at least. Where an address space is limited, a whole one may not be had."""
+        for wanted in (SLAB, SLAB // 4, 0):
+            try:
+                self._slabs.append(np.empty(max(wanted, size), np.float32))
+                break
+            except MemoryError:
+                if wanted <= size:
+                    raise
+        return self._slabs[-1].size
+
+    def _place(self, slab: int, start: int, shape: tuple[int, ...]) -> np.ndarray:
+        return self._slabs[slab][start : start + math.prod(shape)].reshape(shape)
 
     def take_doubles(self, size: int) -> np.ndarray:
         """A float64 array of `size` elements."""
@@ -72,6 +90,27 @@ class Arena:
     def taken(self) -> int:
         """Buffers in use."""
         return len(self._taken)
+
+    @property
+    def peak(self) -> int:
+        """Bytes of memory that buffers have reached so far."""
+        return 4 * sum(self._ends)
+
+
+class PlannedArena(Arena):
+    """Buffers that are not there: shapes and addresses alone, and how far real ones would reach. Their numbers must be neither read nor
+    written."""
+
+    def _reserve(self, size: int) -> int:
+        room = max(SLAB, size)
+        self._slabs.append(np.zeros(-(-room // GRAIN), np.float32))  # a number for each page: different buffers have different addresses
+        return room
+
+    def _place(self, slab: int, start: int, shape: tuple[int, ...]) -> np.ndarray:
+        return as_strided(self._slabs[slab][start // GRAIN :], shape, (0,) * len(shape))
+
+    def take_doubles(self, size: int) -> np.ndarray:
+        return self.take(2 * size)
 
 
 def _joined(places: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

@@ -159,6 +159,24 @@ def resample(x: np.ndarray, old_rate: int, new_rate: int, backend: str = "numba"
     return out
 
 
+def padded_shape(x: np.ndarray, old_rate: int, new_rate: int) -> tuple[int, int]:
+    """Of what `resample_into` needs to work."""
+    divisor = math.gcd(old_rate, new_rate)
+    return x.shape[0], x.shape[1] + taps(old_rate // divisor, new_rate // divisor).shape[1] // 2 * 2
+
+
+def resample_into(x: np.ndarray, old_rate: int, new_rate: int, padded: np.ndarray, out: np.ndarray) -> None:
+    """out[C, new_rate * n // old_rate] = x [C, n], any view, resampled as by `resample`, rates different. padded: `padded_shape`."""
+    divisor = math.gcd(old_rate, new_rate)
+    old, new = old_rate // divisor, new_rate // divisor
+    table = taps(old, new)
+    width = table.shape[1] // 2
+    padded[:, width : padded.shape[1] - width] = x
+    padded[:, :width], padded[:, padded.shape[1] - width :] = x[:, :1], x[:, -1:]
+    if out.size:
+        _filter(padded, table, old, new, 0, 0, out)
+
+
 def resample_numpy(x: np.ndarray, old_rate: int, new_rate: int) -> np.ndarray:
     """`resample` in plain NumPy."""
     return resample(x, old_rate, new_rate, backend="numpy")

@@ -136,7 +136,8 @@ class CompiledOperations:
         mono = x.mean(axis=0, dtype=np.float64)
         mean, std = float(mono.mean()), float(mono.std(ddof=1)) if mono.size > 1 else math.nan
         out = self.arena.take(*x.shape)
-        np.multiply(x - np.float32(mean), np.float32(1 / (1e-5 + std)), out=out)
+        np.subtract(x, np.float32(mean), out=out)
+        out *= np.float32(1 / (1e-5 + std))
         return out, mean, std
 
     def denormalize(self, x: Array, mean: float, std: float, out: Array) -> None:
@@ -270,4 +271,8 @@ class CompiledOperations:
         return out
 
     def resample(self, x: Array, old_rate: int, new_rate: int) -> Array:
-        return self.copy(resample.resample(x, old_rate, new_rate))
+        padded = self.arena.take(*resample.padded_shape(x, old_rate, new_rate))
+        out = self.arena.take(x.shape[0], new_rate * x.shape[1] // old_rate)
+        resample.resample_into(x, old_rate, new_rate, padded, out)
+        self.free(padded)
+        return out

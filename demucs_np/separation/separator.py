@@ -15,12 +15,14 @@ from .. import audio
 from ..audio import BLOCK, ArraySource, ClipMode, Encoding, Note, Slice, Source, Spool, Track, warn
 from ..errors import AudioError, ModelError
 from ..kernels.resample import Resampler, resample
+from ..machine import parse_size
 from ..models.bag import BagOfModels
 from ..models.recipe import Window
 from ..threads import use_threads
 from . import apply
 from .apply import Event, Options, Progress
 from .cut import Cut, Length, Rate, Wanted
+from .fitting import fitted
 from .loudness import Moments, Normalised, louder
 from .outputs import RESIDUAL, Levels, OtherMethod, Outputs
 from .progress import as_progress
@@ -38,6 +40,10 @@ class Separator:
     the model's own, for published models 1 as in upstream; every track starts with the same seed. `normalize`: let the model hear the
     track at a mean of 0 and a standard deviation of 1, and give the stems the track's loudness back (None: if the model's `Recipe` says
     so, as that of the published ones does). `progress=True` shows a bar, on a terminal or in a notebook.
+
+    `memory`: bytes that the process may take, or a size as "2GB" (None: what the system, its control groups and `ulimit -v` leave free).
+    Where the model's own segment needs more, the longest one that fits is taken, and a note says so; a UsageError is raised for a `segment`
+    that does not fit, and for models whose segment cannot be chosen.
 
     Source: `demucs.api.Separator`.
     """
@@ -57,10 +63,12 @@ class Separator:
         window: Window | None = None,
         normalize: bool | None = None,
         tta: bool = False,
+        memory: int | str | None = None,
     ) -> None:
         self._model = model
         self.options = Options(shifts, split, overlap, segment, seed, tta=tta, window=window, normalize=normalize)
         self.stems = stems
+        self.memory = parse_size(memory) if isinstance(memory, str) else memory
         self.threads = threads
         self.progress = as_progress(progress)
 
@@ -154,7 +162,7 @@ class Separator:
         outputs = Outputs.choose(self.model, self.stems, two_stems, other_method)
         names = outputs.names + [RESIDUAL] * residual
         targets = output_paths(path, folder, filename, names, encoding.format)
-        self.options.check(self.model)
+        options = self._fitted(len(outputs.computed), lambda line: note(f"{path}: {line}"))
         with made_folders(folder) as folders, contextlib.ExitStack() as stack:
             folders.prepare(targets.values())
 
@@ -165,7 +173,7 @@ class Separator:
             with writable(folder):
                 heard = self._hear(path, track, note, spool, rate, residual)
             cut = Cut.choose(wanted, heard.length, str(path))
-            stems = self._separate(heard, cut, outputs, spool, str(path))
+            stems = self._separate(heard, cut, outputs, options, spool, str(path))
             mix = Slice(heard.mix, cut.first, cut.first + cut.count) if residual else None
             levels = Levels(stems, {name: stem.peak for name, stem in stems.items()}, clip, encoding, mix)
             for number, (name, target) in enumerate(targets.items()):
@@ -199,11 +207,26 @@ class Separator:
             length = Length(track.samplerate, samples, self.samplerate, origin.samples)
         return Heard(origin, mix or origin, moments, length, track.tags)
 
-    def _separate(self, heard: Heard, cut: Cut, outputs: Outputs, spool: Callable[[], Spool], name: str) -> dict[str, Spool]:
+    def _fitted(self, stems: int, note: Note, samples: int | None = None) -> Options:
+        """The options, checked, and changed where there is less memory than they need: of a track that is not split, once `samples` are
+        known."""
+        self.options.check(self.model)
+        if not self.options.split and samples is None:
+            return self.options
+        options, line = fitted(self.model, self.options, stems, self.memory, samples)
+        if line:
+            note(line)
+        return options
+
+    def _separate(
+        self, heard: Heard, cut: Cut, outputs: Outputs, options: Options, spool: Callable[[], Spool], name: str
+    ) -> dict[str, Spool]:
         """The cut of each output, at the files' rate."""
+        if not options.split:
+            self._fitted(len(outputs.computed), warn, heard.origin.samples)
         stems = {output: spool() for output in outputs.names}
-        first, end = cut.context(self.model, self.options, heard.origin.samples)
-        for at, block in self.stems_of(Slice(heard.origin, first, end), heard.moments, outputs.computed, name):
+        first, end = cut.context(self.model, options, heard.origin.samples)
+        for at, block in self.stems_of(Slice(heard.origin, first, end), heard.moments, outputs.computed, name, options):
             skip, start = max(0, cut.begin - first - at), first + at
             for stem, part in zip(stems.values(), outputs.mix(block, heard.origin, start), strict=True):
                 with writable(stem.folder):
@@ -244,22 +267,29 @@ class Separator:
         for start in range(0, wav.shape[1], BLOCK):
             moments.update(wav[:, start : start + BLOCK])
         out = np.empty((len(names), *wav.shape), np.float32)
-        for start, block in self.stems_of(ArraySource(wav), moments, names, name, **how):
+        options = self.options if how else None  # whoever says how, says all
+        for start, block in self.stems_of(ArraySource(wav), moments, names, name, options, **how):
             out[..., start : start + block.shape[-1]] = block
         return dict(zip(names, out, strict=True))
 
-    def stems_of(self, source: Source, moments: Moments, names: list[str], name: str, **how: Any) -> Iterator[tuple[int, np.ndarray]]:
+    def stems_of(
+        self, source: Source, moments: Moments, names: list[str], name: str, options: Options | None = None, **how: Any
+    ) -> Iterator[tuple[int, np.ndarray]]:
         """Blocks of the stems `names`, (first sample, float32 (stems, channels, samples)), at the track's loudness, `moments`.
+
+        options: None: our own, as there is memory for.
 
         Raises AudioError, which begins with `name`, for a track that is too short, ModelError for NaN and infinite samples.
         """
         if moments.count < 2:
             raise AudioError(f"{name}: has {moments.count} samples at {self.samplerate} Hz, too few to be separated")
+        if options is None:
+            options = self._fitted(len(names), warn, source.shape[-1])
         mean, std = np.float32(0), np.float32(1)
         if self.model.normalize if self.options.normalize is None else self.options.normalize:
             mean, std = np.float32(moments.mean), np.float32(moments.std + 1e-8)
         parts = apply.blocks(
-            self.model, Normalised(source, mean, std), self.options, stems=names, threads=self.threads, progress=self.progress, **how
+            self.model, Normalised(source, mean, std), options, stems=names, threads=self.threads, progress=self.progress, **how
         )
         for start, block in louder(parts, (mean, std)):
             if not np.isfinite(block).all():
