@@ -191,6 +191,17 @@ def test_a_jump_of_20_db_does_not_click_with_a_running_loudness() -> None:
         assert 20 * np.log10(np.abs(stems["drums"][0] - wav).max()) < -110
 
 
+@pytest.mark.parametrize("before", [0.0, 1e-7, 0.3])
+def test_a_stream_may_begin_with_silence(before: float) -> None:
+    """Zeros have no deviation, very quiet noise a tiny one, and a constant none beside its mean: nothing is blown up."""
+    noise = np.random.default_rng(0).standard_normal((2, 3000)).astype(np.float32)
+    start = np.full((2, 3000), before, np.float32) if before == 0.3 else np.float32(before) * noise
+    wav = np.concatenate([start, np.float32(0.1) * noise], axis=1)
+    out = run(Stream(Straight(), hop=0.1, lookahead=0.05), wav, [250])["drums"]
+    np.testing.assert_allclose(out, wav, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(out[:, :2900], wav[:, :2900], rtol=0, atol=1e-6 * before + 1e-12)
+
+
 def test_a_jump_of_20_db_in_a_song_does_not_click() -> None:
     """Around the jump, the bundled model's stems have no more of a step than the jump itself puts into the mix, and elsewhere the
     windows' edges are as smooth as at a fixed loudness: the strongest sample above 8 kHz differs by less than 1 % of full scale."""
@@ -331,6 +342,9 @@ def test_nothing_in_nothing_out() -> None:
     [
         ({"samplerate": 0}, AudioError, "the stream: its sample rate is 0 Hz"),
         ({"samplerate": 44100.5}, AudioError, "the stream: its sample rate is 44100.5 Hz"),
+        ({"samplerate": float("nan")}, AudioError, "the stream: its sample rate is nan Hz"),
+        ({"samplerate": float("inf")}, AudioError, "the stream: its sample rate is inf Hz"),
+        ({"threads": 0}, UsageError, "threads is 0, but must be 1 or more"),
         ({"samplerate": 10**7}, AudioError, "the stream: its sample rate is 10000000 Hz"),
         ({"channels": 0}, UsageError, "channels is 0"),
         ({"stems": ["piano"]}, UsageError, 'stem "piano" is not in this model'),

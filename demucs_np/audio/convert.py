@@ -22,7 +22,7 @@ def check_layout(shape: tuple[int, ...], name: str) -> None:
 
 def check_rate(samplerate: float, name: str) -> None:
     """Raise AudioError unless `samplerate` is a whole number of Hz from 1 to MAX_RATE."""
-    if samplerate != int(samplerate) or not 1 <= samplerate <= MAX_RATE:
+    if not 1 <= samplerate <= MAX_RATE or samplerate != int(samplerate):
         raise AudioError(f"{name}: its sample rate is {samplerate} Hz, but must be a whole number from 1 to {MAX_RATE}; export it again")
 
 

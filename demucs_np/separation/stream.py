@@ -71,6 +71,8 @@ class Stream:
         audio.check_rate(self.samplerate, "the stream")
         if self.channels < 1:
             raise UsageError(f"channels is {channels}, but must be 1 or more")
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads is {threads}, but must be 1 or more")
         audio.convert_channels(np.empty((self.channels, 0), np.float32), model.audio_channels, "the stream")
         self.samplerate = int(self.samplerate)
         self.channels_out = min(self.channels, model.audio_channels)
