@@ -8,7 +8,7 @@ MODEL ?= demo
 OUT ?= separated
 CASES ?= 500
 
-.PHONY: help demo studio web-kernels run test test-plain test-arm64 fuzz live lint type bench docs parity site dist clean
+.PHONY: help demo studio web-kernels run test web-test test-plain test-arm64 fuzz live lint type bench docs parity site dist clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -42,6 +42,9 @@ run: $(VENV)/ready  ## make run TRACK=song.mp3 [MODEL=name or file.safetensors] 
 
 test: $(VENV)/ready  ## everything that needs no PyTorch
 	$(BIN)/python -m pytest -q
+
+web-test: $(VENV)/ready  ## the engine in Node and in Chromium, and the studio's page
+	$(BIN)/python -m pytest -q tests/web tests/studio/test_page.py
 
 test-plain: $(VENV)/ready  ## the kernels as plain Python, without compilation
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q -m kernel tests
