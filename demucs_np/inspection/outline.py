@@ -55,8 +55,13 @@ def extras(config: Config) -> list[str]:
     return list(_outline(config, segment_samples(config))[1])
 
 
+def parts(config: Config) -> dict[str, int]:
+    """What a trace can switch off, with the number of its heads (see `models/ablation.py`), in the order of the modules."""
+    return dict(_outline(config, segment_samples(config))[2])
+
+
 @lru_cache(maxsize=8)
-def _outline(config: Config, samples: int) -> tuple[list[Module], list[str]]:
+def _outline(config: Config, samples: int) -> tuple[list[Module], list[str], dict[str, int]]:
     tensors = expected_tensors(config)
     own: dict[str, dict[str, Shape]] = {"": {}}
     for name, shape in tensors.items():
@@ -74,7 +79,10 @@ def _outline(config: Config, samples: int) -> tuple[list[Module], list[str]]:
         whole = (1, len(config.sources), config.audio_channels, samples)
         found.append(Module(path, tree.kind(path), tree.shape(path) if path else whole, parameters, work, path in run.outputs, its))
     weights = [path.replace(".heads", ".weights") for path in run.extras if path.endswith(".heads")]
-    return found, sorted([*run.extras, *weights], key=lambda path: (list(own).index(path.rpartition(".")[0]), path))
+    places = {path: place for place, path in enumerate(own)}
+    extra = sorted([*run.extras, *weights], key=lambda path: (places[path.rpartition(".")[0]], path))
+    parts = sorted(run.parts, key=lambda path: places.get(path, places[path.rpartition(".")[0]]))
+    return found, extra, {path: run.parts[path] for path in parts}
 
 
 @dataclass
@@ -84,12 +92,13 @@ class _Run:
     calls: dict[str, list[Call]] = field(default_factory=dict)  # module -> the operations under its path
     outputs: dict[str, Shape] = field(default_factory=dict)  # module -> of what a trace records
     extras: dict[str, Shape] = field(default_factory=dict)
+    parts: dict[str, int] = field(default_factory=dict)  # what can be switched off -> its heads
 
 
 def _run(config: Config, samples: int, tensors: Mapping[str, Shape]) -> _Run:
     model = build(Checkpoint(Path(), config, {name: nothing(*shape) for name, shape in tensors.items()}), "shapes")
     run = _Run()
-    with taps.shapes() as (run.outputs, run.extras), recording(model) as calls:
+    with taps.shapes() as (run.outputs, run.extras, run.parts), recording(model) as calls:
         model(nothing(1, model.audio_channels, samples))
     for call in calls:
         run.calls.setdefault(call.path, []).append(call)

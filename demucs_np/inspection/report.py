@@ -10,10 +10,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from ..models.ablation import listed
 from ..models.config import Config
 from ..weights.resolve import resolve
 from .module_times import Times, measure
-from .outline import Module, extras, modules, segment_samples
+from .outline import Module, extras, modules, parts, segment_samples
 
 WIDTH = 118  # of the wrapped lines of arguments
 
@@ -35,11 +36,11 @@ def report(
     found = [(config, tree, measure(models[config], tree, threads=threads) if timed else None) for config, tree in trees]
     if as_json:
         return json.dumps(_as_json(members, found), indent=1, default=_plain)
-    parts = [_bag_table(members, configs[0].sources)] if len(members) > 1 else []
+    texts = [_bag_table(members, configs[0].sources)] if len(members) > 1 else []
     for number, (config, tree, times) in enumerate(found, 1):
         title = f"architecture {number}: " if len(found) > 1 else ""
-        parts += [title + _description(config, tree), _tree_table(tree, times, depth), _extras(config)]
-    return "\n".join(parts)
+        texts += [title + _description(config, tree), _tree_table(tree, times, depth), _extras(config)]
+    return "\n".join(texts)
 
 
 Member = tuple[str, int, Sequence[float]]  # name, number of its architecture, weight for each stem
@@ -90,7 +91,7 @@ def _tree_table(tree: list[Module], times: Times | None, depth: int) -> str:
 
 
 def _extras(config: Config) -> str:
-    """What `trace` records beside the modules with a star, if it is asked by name."""
+    """What `trace` records beside the modules with a star, if it is asked by name, and what it switches off."""
     owners: dict[str, list[str]] = {}
     for path in extras(config):
         owners.setdefault(path.rpartition(".")[0], []).append(path.rpartition(".")[2])
@@ -99,9 +100,12 @@ def _extras(config: Config) -> str:
         kinds.setdefault(tuple(names), []).append(owner)
     text = ""
     for what, of in kinds.items():
-        line = f"asked for by name, {' and '.join(what)} of {', '.join(of)}"
-        text += "\n" + textwrap.fill(line, WIDTH, subsequent_indent="    ", break_long_words=False)
-    return text
+        text += _wrapped(f"asked for by name, {' and '.join(what)} of {', '.join(of)}")
+    return text + _wrapped(f"can be switched off: {listed(parts(config)) or 'nothing'}")
+
+
+def _wrapped(line: str) -> str:
+    return "\n" + textwrap.fill(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def _row(path: str, module: Module, share: float | None) -> tuple[str, ...]:
@@ -134,6 +138,7 @@ def _as_json(members: Sequence[Member], found: list[tuple[Config, list[Module], 
                 "arguments": dataclasses.asdict(config),
                 "samples": segment_samples(config),
                 "extras": extras(config),
+                "parts": parts(config),
                 "seconds": times and {"total": times.total, "outside": times.outside},
                 "modules": [dataclasses.asdict(module) | ({"seconds": times.modules.get(module.path)} if times else {}) for module in tree],
             }

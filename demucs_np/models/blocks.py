@@ -17,7 +17,7 @@ from ..kernels.layer import Conv, Norm, convolution, linear, over_time, transpos
 from ..operations import Operations
 from .bands import decoder_bands, encoder_bands
 from .recurrent import BLSTM, LocalState
-from .taps import tap, tracing
+from .taps import ablated, tap, tracing
 
 Array = np.ndarray
 Tensors = Mapping[str, Array]
@@ -109,7 +109,9 @@ class DConv:
 
     def __call__(self, ops: Operations, x: Array) -> Array:
         """x: [T, F, C] or [1, T, C], consumed."""
-        for shrink, norm, parts, expand, scale in self.layers:
+        for depth, (shrink, norm, parts, expand, scale) in enumerate(self.layers):
+            if ablated(self.path) or ablated(f"{self.path}.layers.{depth}"):
+                continue
             h = ops.conv(x if self.freq else x.swapaxes(0, 1), shrink)  # [T, F, C] -> [T, F, C/compress], F = 1 in a time layer
             h = ops.norm_gelu(h, norm)
             for part in parts:

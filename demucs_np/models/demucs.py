@@ -87,7 +87,7 @@ class Demucs(Network):
                 ops.free(first)  # the inputs of the other layers are skips, and the decoder frees them
         y: Array | None = self.bottom(x)
         for index, decode in enumerate(self.decoder):
-            skip = tap(f"decoder.{index}.skip", skips.pop(), "TC", extra=True)
+            skip = self.skip(f"decoder.{index}.skip", skips.pop(), "TC")
             skip = skip if y is None else self._trimmed(skip, y.shape[1])
             pre = decode.before_upsampling(ops, with_skip(ops, y, skip))  # -> [1, T, C]
             length = (pre.shape[1] - 1) * config.stride + config.kernel_size

@@ -96,7 +96,7 @@ class Hybrid(Network):
         parts_at = len(self.decoder) - len(self.tdecoder)  # from this decoder layer on there is a time layer beside it
         for index, decode in enumerate(self.decoder):
             axes = "TFC" if decode.freq else "TC"
-            skip, length = tap(f"decoder.{index}.skip", skips.freq.pop(), axes, extra=True), skips.lengths.pop()
+            skip, length = self.skip(f"decoder.{index}.skip", skips.freq.pop(), axes), skips.lengths.pop()
             if x is not None and x.size != skip.size:  # as upstream
                 raise ModelError(f"decoder.{index} is given {x.shape[1]} positions of {skip.shape[1]}: the strides do not fit the length")
             pre = decode.before_upsampling(ops, with_skip(ops, x, skip))  # [T, F, C] -> [T, F, C]
@@ -111,7 +111,7 @@ class Hybrid(Network):
                 ops.free(pre)
             if at >= 0:
                 if not self.tdecoder[at].empty:
-                    skip_t = tap(f"tdecoder.{at}.skip", skips.time.pop(), "TC", extra=True)
+                    skip_t = self.skip(f"tdecoder.{at}.skip", skips.time.pop(), "TC")
                     pre_t = self.tdecoder[at].before_upsampling(ops, with_skip(ops, xt, skip_t))
                 xt = outwards(ops, self.tdecoder[at], pre_t, skips.lengths_t.pop(), skips.time)  # [1, T, C] -> [1, T*stride, C']
                 ops.free(pre_t)

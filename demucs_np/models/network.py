@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from ..errors import AudioError
 from ..operations import operations
+from ..operations.shapes import nothing
 from .config import Config
+from .layout import expected_tensors
 from .recipe import Recipe
+from .taps import check_ablation, shapes, silenced, tap
 
 Array = np.ndarray
 
 
 class Network:
     """A model on one of the two backends. A subclass has `forward`, for one mix."""
+
+    config: Any
 
     def __init__(self, config: Config, backend: str) -> None:
         self.backend = backend
@@ -43,6 +49,7 @@ class Network:
             raise AudioError(
                 f"the mix has shape {mix.shape}, but this model takes (batch, {self.audio_channels}, samples), with at least one sample"
             )
+        check_ablation(self.parts)
         out = np.empty((len(mix), len(self.sources), *mix.shape[1:]), np.float32)
         mark = self.ops.mark()
         try:
@@ -57,6 +64,24 @@ class Network:
             raise
         return out
 
+    def parts(self) -> dict[str, int]:
+        """What a trace can switch off, with the number of its heads, in order of execution."""
+        kind: Any = type(self)
+        return _parts(kind, self.config)
+
+    def skip(self, path: str, x: Array, axes: str) -> Array:
+        """What a decoder layer is given from the encoder, if a trace does not want it otherwise."""
+        return tap(path, silenced(path, x), axes, extra=True)
+
     def forward(self, mix: Array, out: Array) -> None:
         """mix [channels, n] -> out [sources, channels, n], or its beginning if out is shorter. C-contiguous, of finite numbers."""
         raise NotImplementedError
+
+
+@lru_cache(maxsize=8)
+def _parts(kind: Any, config: Config) -> dict[str, int]:
+    """What such a model asks for, running on shapes."""
+    model = kind(config, {name: nothing(*shape) for name, shape in expected_tensors(config).items()}, "shapes")
+    with shapes() as (_, _, parts):
+        model(nothing(1, config.audio_channels, int(config.segment * config.samplerate)))
+    return parts

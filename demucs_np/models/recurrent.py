@@ -11,6 +11,7 @@ import numpy as np
 
 from ..kernels.layer import linear
 from ..operations import Operations
+from .taps import ablated, silenced
 
 Array = np.ndarray
 Tensors = Mapping[str, Array]
@@ -26,7 +27,7 @@ class BLSTM:
     """
 
     def __init__(self, ops: Operations, tensors: Tensors, path: str, layers: int, *, window: int | None = None, skip: bool = False) -> None:
-        self.window, self.skip = window, skip
+        self.path, self.window, self.skip = path, window, skip
         self.layers = []
         for layer in range(layers):
             names = [f"lstm.{{}}_l{layer}{direction}" for direction in ("", "_reverse")]
@@ -38,6 +39,8 @@ class BLSTM:
 
     def __call__(self, ops: Operations, x: Array) -> Array:
         """x: [T, F, C] -> [T, F, C]; with `skip`, x is consumed."""
+        if self.skip and ablated(self.path):
+            return x
         T, F, C = x.shape
         steps, stride, windows = T, 0, 1
         y = x
@@ -60,22 +63,24 @@ class BLSTM:
             y = joined
         out = ops.conv(y, self.linear, residual=x if self.skip else None)  # -> [T, F, C]
         ops.free(y)
-        return out
+        return out if self.skip else silenced(self.path, out)
 
 
 class LocalState:
     """Attention along time that fades with distance, added to its input."""
 
     def __init__(self, ops: Operations, tensors: Tensors, path: str) -> None:
-        parts = ("query", "key", "content", "query_decay")
+        self.path, parts = path, ("query", "key", "content", "query_decay")
         weight = np.concatenate([tensors[f"{part}.weight"] for part in parts])
         self.project = ops.prepare(linear(weight, np.concatenate([tensors[f"{part}.bias"] for part in parts])), f"{path}.project")
         self.back = ops.prepare(linear(tensors["proj.weight"], tensors["proj.bias"]), f"{path}.proj")
 
     def __call__(self, ops: Operations, x: Array) -> Array:
         """x: [T, F, C], consumed -> [T, F, C]."""
+        if ablated(self.path):
+            return x
         projected = ops.conv(x, self.project)  # [T, F, C] -> [T, F, 3C + HEADS*DECAYS]
-        y = ops.local_attention(projected, HEADS, DECAYS)  # -> [T, F, C]
+        y = silenced(self.path, ops.local_attention(projected, HEADS, DECAYS), HEADS)  # -> [T, F, C]
         ops.free(projected)
         x = ops.conv(y, self.back, residual=x)
         ops.free(y)

@@ -1,4 +1,4 @@
-"""Record, or replace, the activations of a model while it runs, under the module paths of upstream.
+"""Record, replace, or switch off what a model computes while it runs, under the module paths of upstream.
 
     with dn.trace(layers=["encoder.*"]) as taps:
         model(mix)
@@ -12,6 +12,8 @@ ends with their name (`*.skip`, `crosstransformer.layers.0.self_attn.weights`):
     decoder.N.skip, tdecoder.N.skip   what the layer is given from the encoder
     ….self_attn.heads, .cross_attn.heads       (1, heads, N, C/heads), each head's weighted sum of the values, before the output projection
     ….self_attn.weights, .cross_attn.weights   (1, heads, N, S), how much of each key a query takes; can be recorded, not replaced
+
+What can be switched off, see `ablation.py`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
+
+from .ablation import Ablation, Parts
 
 Array = np.ndarray
 Replace = Mapping[str, Callable[[Array], Array]]
@@ -50,8 +54,11 @@ def matches(path: str, pattern: str, extra: bool = False) -> bool:
 
 
 class _Tracer:
-    def __init__(self, layers: Sequence[str] | None, replace: Replace, times: dict[str, float] | None = None) -> None:
+    def __init__(
+        self, layers: Sequence[str] | None, replace: Replace, times: dict[str, float] | None = None, ablate: Sequence[str] = ()
+    ) -> None:
         self.layers, self.replace, self.times = layers, replace, times
+        self.ablation = Ablation(ablate)
         self._last = time.perf_counter()
         self.taps: dict[str, Array] = {}
         self.seen: dict[str, bool] = {}  # path -> whether it is an extra, in order
@@ -75,6 +82,9 @@ class _Tracer:
             self.taps[path] = np.ascontiguousarray(_TO_UPSTREAM[axes](x)).copy()
         self._last = time.perf_counter()
 
+    def ablates(self, path: str, heads: int) -> bool:
+        return path in self.ablation.whole
+
     def missing(self) -> list[str]:
         """What was asked for and did not come by."""
         patterns = [pattern for pattern in self.layers or () if not any(matches(path, pattern, extra) for path, extra in self.seen.items())]
@@ -86,22 +96,30 @@ _active: contextvars.ContextVar[_Tracer | None] = contextvars.ContextVar("demucs
 
 @contextlib.contextmanager
 def trace(
-    layers: Sequence[str] | None = None, replace: Replace | None = None, times: dict[str, float] | None = None
+    layers: Sequence[str] | None = None,
+    replace: Replace | None = None,
+    times: dict[str, float] | None = None,
+    ablate: Sequence[str] = (),
 ) -> Iterator[dict[str, Array]]:
     """Within the block, models of this thread record their activations: a dict, path -> float32 array, of the last call.
 
     layers: patterns (`encoder.*`) of the paths to record, None for all but the extras. replace: for a path, a function that is given
     the activation and returns another of the same shape, which the model goes on with; it may change the array it is given.
-    times: filled with the seconds from each activation to the one before it, recording apart.
+    times: filled with the seconds from each activation to the one before it, recording apart. ablate: what is switched off, so that it
+    adds nothing: `crosstransformer.layers.0.self_attn:3` a head, without `:3` all that attention adds to its input,
+    `crosstransformer.layers.0.linear2` what the feed-forward adds, `encoder.1.dconv` a residual branch, `decoder.0.skip` what a decoder
+    layer is given from its encoder layer; `demucs-np inspect` lists them all. With `layers=[]` nothing is recorded.
 
-    Raises ValueError for a replacement of another shape or of attention weights, TypeError for `layers` that is a single string, and
-    at the end of the block ValueError if a path in `replace` or a pattern in `layers` matched nothing.
+    Raises ValueError for a replacement of another shape or of attention weights, TypeError for `layers` or `ablate` that is a single
+    string, UsageError, when a model is called, for what it cannot switch off, and at the end of the block ValueError if a path in
+    `replace` or a pattern in `layers` matched nothing.
     """
-    if isinstance(layers, str):
-        raise TypeError(f"layers must be a list of patterns: [{layers!r}]")
+    for name, value in (("layers", layers), ("ablate", ablate)):
+        if isinstance(value, str):
+            raise TypeError(f"{name} must be a list: [{value!r}]")
     if fixed := [path for path in replace or () if path.endswith("_attn.weights")]:
         raise ValueError(f"{fixed[0]} can be recorded, not replaced; replace {fixed[0].removesuffix('weights')}heads")
-    tracer = _Tracer(layers, dict(replace or {}), times)
+    tracer = _Tracer(layers, dict(replace or {}), times, ablate)
     token = _active.set(tracer)
     try:
         yield tracer.taps
@@ -112,12 +130,17 @@ def trace(
 
 
 class _ShapeTracer(_Tracer):
-    """Notes what would be recorded."""
+    """Notes what would be recorded, and what could be switched off."""
 
     def __init__(self) -> None:
         super().__init__(None, {})
         self.outputs: dict[str, tuple[int, ...]] = {}
         self.extras: dict[str, tuple[int, ...]] = {}
+        self.parts: dict[str, int] = {}
+
+    def ablates(self, path: str, heads: int) -> bool:
+        self.parts[path] = max(heads, self.parts.get(path, 0))
+        return False
 
     def records(self, path: str, extra: bool) -> bool:
         return False
@@ -127,12 +150,13 @@ class _ShapeTracer(_Tracer):
 
 
 @contextlib.contextmanager
-def shapes() -> Iterator[tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]]:
-    """Within the block, the shapes of what a trace of this thread would record: of the modules' outputs, and of extras."""
+def shapes() -> Iterator[tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]], dict[str, int]]]:
+    """Within the block, the shapes of what a trace of this thread would record, of the modules' outputs and of extras; and the parts
+    that it could switch off, with the number of their heads."""
     tracer = _ShapeTracer()
     token = _active.set(tracer)
     try:
-        yield tracer.outputs, tracer.extras
+        yield tracer.outputs, tracer.extras, tracer.parts
     finally:
         _active.reset(token)
 
@@ -154,3 +178,28 @@ def asked(path: str) -> bool:
     """Whether a trace asks by name for this extra, which is computed for nothing else."""
     tracer = _active.get()
     return tracer is not None and tracer.records(path, extra=True)
+
+
+def check_ablation(parts: Callable[[], Parts]) -> None:
+    """Called where a model begins: raises UsageError if a trace switches off what is none of the model's `parts`."""
+    tracer = _active.get()
+    if tracer is not None and tracer.ablation.names:
+        tracer.ablation.check(parts())
+
+
+def ablated(path: str) -> bool:
+    """Asked by the models where a part of upstream's adds to the rest: whether a trace has switched it off."""
+    tracer = _active.get()
+    return tracer is not None and tracer.ablates(path, 0)
+
+
+def silenced(path: str, x: Array, heads: int = 0) -> Array:
+    """x [..., heads*D] with zeros where a trace has switched off the part, or one of its heads. Changes x."""
+    tracer = _active.get()
+    if tracer is not None:
+        if tracer.ablates(path, heads):
+            x[...] = 0
+        for head in tracer.ablation.heads.get(path, ()):
+            width = x.shape[-1] // heads
+            x[..., head * width : (head + 1) * width] = 0
+    return x

@@ -15,7 +15,7 @@ from ..kernels.tables import table
 from ..operations import Operations
 from .blocks import Array, Tensors, norm_of, scope
 from .config import HTDemucsConfig
-from .taps import asked, tap
+from .taps import ablated, asked, silenced, tap
 
 
 @table
@@ -82,12 +82,12 @@ class TransformerLayer:
             x = self.attend(ops, x, y, context)
             ops.free(y, context)
             y = normed(ops, x, self.norm3)
-            x = ops.feed_forward(x, y, self.widen, self.narrow, self.scale2)  # [1, N, C] -> [1, N, 4C] -> [1, N, C]
+            x = self.widened(ops, x, y)
             ops.free(y)
             return replaced(ops, normed(ops, x, self.norm_out), x) if self.norm_out else x
         y = self.attend(ops, ops.copy(x), x, other)
         x = replaced(ops, normed(ops, y, self.norm1), x, y)
-        y = ops.feed_forward(ops.copy(x), x, self.widen, self.narrow, self.scale2)  # [1, N, C] -> [1, N, 4C] -> [1, N, C]
+        y = self.widened(ops, ops.copy(x), x)
         return replaced(ops, normed(ops, y, self.norm2), x, y)
 
     def attend(self, ops: Operations, x: Array, y: Array, context: Array | None) -> Array:
@@ -101,14 +101,21 @@ class TransformerLayer:
             queries, kv = ops.conv(y, self.query), ops.conv(context, self.key_value)  # [1, N, C], [1, S, 2C]
             q, k, v = queries[0], kv[0, :, :C], kv[0, :, C:]
             projections = [queries, kv]
-        z = ops.attention(q, k, v, self.heads)  # [N, C]
+        z = silenced(self.path, ops.attention(q, k, v, self.heads), self.heads)  # [N, C]
         if asked(f"{self.path}.weights"):
             tap(f"{self.path}.weights", attention_weights(q, k, self.heads), "CT", extra=True)
         ops.free(*projections)
         tap(f"{self.path}.heads", z.reshape(len(z), self.heads, -1), "NHC", extra=True)
-        x = ops.conv(z[None], self.project, scale=self.scale1, residual=x)  # [1, N, C]
+        if not ablated(self.path):
+            x = ops.conv(z[None], self.project, scale=self.scale1, residual=x)  # [1, N, C]
         ops.free(z)
         return x
+
+    def widened(self, ops: Operations, x: Array, y: Array) -> Array:
+        """x + scale2 * the feed-forward of the tokens y. Consumes x."""
+        if ablated(self.narrow.path):
+            return x
+        return ops.feed_forward(x, y, self.widen, self.narrow, self.scale2)  # [1, N, C] -> [1, N, 4C] -> [1, N, C]
 
 
 def replaced(ops: Operations, result: Array, *used: Array) -> Array:
@@ -120,9 +127,12 @@ def replaced(ops: Operations, result: Array, *used: Array) -> Array:
 def attention_weights(q: Array, k: Array, heads: int) -> Array:
     """softmax(q_h k_h' / sqrt(C/heads)) of each head: q [N, C], k [S, C] -> [heads, N, S]. For traces: `ops.attention` never stores it."""
     qh, kh = (a.reshape(len(a), heads, -1).transpose(1, 0, 2) for a in (q, k))  # [N, C] -> [heads, N, C/heads]
-    scores = np.matmul(qh, kh.transpose(0, 2, 1)) * np.float32(1 / math.sqrt(qh.shape[2]))
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+    scores: Array = np.matmul(qh, kh.transpose(0, 2, 1))
+    scores *= np.float32(1 / math.sqrt(qh.shape[2]))
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)  # in place: of a segment they are hundreds of megabytes
+    scores /= scores.sum(axis=-1, keepdims=True)
+    return scores
 
 
 class CrossTransformer:
