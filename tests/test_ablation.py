@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from cases import CASES
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -153,3 +156,63 @@ def test_the_list_names_every_part_once(drawn: dict[tuple[int, int], int]) -> No
 def numbers(text: str) -> list[str]:
     first, dash, last = text.partition("-")
     return [str(number) for number in range(int(first), int(last) + 1)] if dash else text.split(",")
+
+
+# The command, with the bundled model and song
+
+SKIP, HEAD = "decoder.0.skip", "crosstransformer.layers.0.self_attn:1"
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    from demucs_np.demo.song import DEMO_FILE
+
+    line = [sys.executable, "-m", "demucs_np", "trace", DEMO_FILE, "-n", "demo", "--at", "2", *arguments]
+    return subprocess.run([str(word) for word in line], capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_listen_writes_the_stems_with_and_without(tmp_path: Path) -> None:
+    from demucs_np.demo.song import DEMO_FILE
+    from demucs_np.inspection.tracing import read_segment
+
+    ended = command("--ablate", SKIP, "--ablate", HEAD, "--listen", tmp_path / "out")
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert lines[0].split()[0] == "stem"
+    assert [line.split()[0] for line in lines[1:5]] == ["drums", "bass", "other", "vocals"]
+    model = dn.load_model("demo")
+    mix = read_segment(DEMO_FILE, 2, model.config)[None]
+    plain = model(mix)[0]
+    with dn.trace(layers=[], ablate=[SKIP, HEAD]):
+        without = model(mix)[0]
+    gains = []
+    for line, stem, before, after in zip(lines[1:5], model.sources, plain, without, strict=True):
+        files = {kind: tmp_path / "out" / f"{stem}{kind}.wav" for kind in ("", ".ablated", ".difference")}
+        wavs = {kind: soundfile.read(path, dtype="float64")[0].T for kind, path in files.items()}
+        gains.append(np.linalg.norm(wavs[""]) / np.linalg.norm(before))
+        for wav, expected in ((wavs[""], before), (wavs[".ablated"], after)):
+            correlation = np.vdot(wav, expected) / np.linalg.norm(wav) / np.linalg.norm(expected)
+            assert correlation > 0.999
+        np.testing.assert_allclose(wavs[""] - wavs[".ablated"], wavs[".difference"], atol=4 / 32767)
+        change = 20 * np.log10(np.linalg.norm(after) / np.linalg.norm(before))
+        assert float(line.split()[3]) == pytest.approx(change, abs=0.15)
+    assert gains == pytest.approx([gains[0]] * 4, rel=0.02)  # levels alike
+    assert len(list((tmp_path / "out").iterdir())) == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--ablate", "encoder.0.dconf", "--listen", "out"], "'encoder.0.dconf' cannot be switched off (the nearest that can is enc"),
+        (["--ablate", "crosstransformer.layers.0.self_attn:8", "--listen", "out"], "its heads are 0 to 7; what can: "),
+        (["--listen", "out"], "--listen needs a part to switch off: give --ablate PATH"),
+        (["--ablate", "decoder.0.skip"], "nothing to write: give -o FILE.safetensors"),
+        (["--ablate", "decoder.0.skip", "--listen", "/proc/nothing/out"], "cannot be written"),
+    ],
+)  # fmt: skip
+def test_bad_options_are_one_line(options: list[str], says: str, tmp_path: Path) -> None:
+    ended = command(*(str(tmp_path / word) if word == "out" else word for word in options))
+    assert ended.returncode in (1, 2)
+    assert says in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert ended.stdout == ""
+    assert list(tmp_path.iterdir()) == []

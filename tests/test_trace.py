@@ -240,7 +240,7 @@ def test_plots_without_matplotlib(setting: tuple[Path, Path], tmp_path: Path, mo
         (["--layers", "encodr.1", "-o", "x"], 2, "no layer matches 'encodr.1' (the nearest is encoder.1); `demucs-np inspect MODEL` lists"),
         (["--layers", "encoder.1.conv", "-o", "x"], 2, "no layer matches 'encoder.1.conv'"),
         (["--layers", "decoder.?.*kip", "-o", "x"], 2, "no layer matches"),
-        ([], 2, "nothing to write: give -o FILE.safetensors, --plot FOLDER, or both"),
+        ([], 2, "nothing to write: give -o FILE.safetensors, --plot FOLDER, or --ablate PATH with --listen FOLDER"),
         (["--at", "9", "-o", "x"], 1, "song.wav: is 1.50 s long; choose an --at before its end"),
         (["-o", "song.wav/taps"], 1, "song.wav/taps: cannot be written (not a directory); choose another place or free some space"),
         (["-o", "n" * 300], 1, "cannot be written (file name too long); choose another place"),
