@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent / "pictures"
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "studio"))
 from studio_server import Server, wait_for  # noqa: E402
 
-COLOURS = 128  # of a picture: few, and it is a third of its size
+COLOURS = 192  # of a picture: few, and it is a third of its size
 SIZES = {"laptop": {"width": 1280, "height": 800}, "phone": {"width": 390, "height": 844}}
 
 

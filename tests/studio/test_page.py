@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ import soundfile
 from hub_server import Hub, Served
 from studio_server import Server, wait_for
 
+from demucs_np import Separator, load_model
 from demucs_np import page as pages
 from demucs_np.demo.song import DEMO_FILE
 
@@ -476,3 +478,113 @@ def test_a_server_that_goes_away_and_comes_back(browser: Any, tmp_path: Path) ->
     visit.state("done")
     visit.close()
     again.stop()
+
+
+def test_the_pages_own_pictures_are_the_servers(visit: Visit, track: dict[str, Any]) -> None:
+    """What `pictures.js` draws where no server is: the same peaks, and a spectrogram that differs by rounding alone."""
+    compare = """async (track) => {
+      const [{ Pictures }, { StudioEngine }] = [await import("/pictures.js"), await import("/engine-studio.js")];
+      const [engine, pictures] = [new StudioEngine(), new Pictures(track.rate)];
+      const most = (ours, theirs) => [ours.length - theirs.length, ours.reduce((most, x, i) => Math.max(most, Math.abs(x - theirs[i])), 0)];
+      for (let start = 0; start < track.length; start += 100_001) {
+        const part = await engine.audio(track, "vocals", start, start + 100_001);
+        pictures.append([0, 1].map((side) => part.filter((_, i) => i % 2 === side)));
+      }
+      pictures.finish();
+      return [
+        most(pictures.peaks.from(0), await engine.peaks(track, "vocals", 0)),
+        most(pictures.spectrogram.from(0), await engine.spectrogram(track, "vocals", 0)),
+      ];
+    }"""
+    peaks, spectrogram = visit.page.evaluate(compare, track)
+    assert peaks == [0, 0]
+    assert spectrogram[0] == 0
+    assert spectrogram[1] <= 1
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a static site with the demo model."""
+    building = pytest.importorskip("demucs_np.web.site", reason="needs the engine for browsers")
+    from demucs_np.web import serving
+
+    folder = tmp_path_factory.mktemp("site")
+    building.build(folder)
+    pages.write(folder)
+    with serving.server(folder, 0) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}/"
+        running.shutdown()
+
+
+def test_the_same_page_without_a_server(browser: Any, site: str, songs: Path, tmp_path: Path) -> None:
+    """The whole way with the engine in the browser, without a network once the page and the model are there."""
+    samples, _ = soundfile.read(songs / "Sunday in June.wav", frames=6 * RATE, dtype="float32")
+    song = tmp_path / "short.flac"
+    soundfile.write(song, samples, RATE)
+    visit = Visit(browser, site)
+    page = visit.page
+    assert page.evaluate("crossOriginIsolated")
+    page.locator("#files").set_input_files(songs / "talk.m4a")
+    expect(page.locator("#queue [data-state=refused]")).to_contain_text("the browser cannot decode it; is it audio?")
+    page.locator("#queue [data-state=refused]").get_by_text("Remove").click()
+    page.locator("#files").set_input_files(song)
+    visit.state("running")
+    page.locator("#actions").get_by_text("Cancel").click()
+    visit.state("cancelled")
+    visit.context.set_offline(True)
+    page.locator("#actions").get_by_text("Try again").click()
+    visit.state("done", 120)
+    page.locator("#play").click()
+    wait_for(lambda: visit.position() > 0.3)
+    page.locator("[data-stem=vocals] .solo").click()
+    wait_for(lambda: float(page.locator("[data-stem=bass] meter").evaluate("meter => meter.value")) < 0.001)
+    page.keyboard.press("Space")
+
+    page.locator("#save").click()
+    assert [option.get_attribute("value") for option in page.locator("#format option").all()] == ["wav 16", "wav 24", "wav 32"]
+    _, stems = Separator(load_model("demo")).separate_audio_file(song)
+    for form, subtype, noise in (("wav 32", "FLOAT", 1e-3), ("wav 24", "PCM_24", 1e-3), ("wav 16", "PCM_16", 1e-3)):
+        page.locator("#format").select_option(form)
+        name, content = download(page, page.locator("#saving button"))
+        assert name == "short.zip"
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            assert archive.namelist() == [f"short - {stem}.wav" for stem in STEMS]
+            for stem in STEMS:
+                with soundfile.SoundFile(io.BytesIO(archive.read(f"short - {stem}.wav"))) as file:
+                    assert (file.subtype, file.samplerate) == (subtype, RATE)
+                    assert np.abs(file.read(dtype="float32").T - stems[stem]).max() < noise
+    page.locator("#what").select_option("=")
+    name, content = download(page, page.locator("#saving button"))
+    assert name == "short - what I hear.wav"
+    assert np.abs(soundfile.read(io.BytesIO(content))[0].T - stems["vocals"]).max() < 1e-3
+
+    visit.context.set_offline(False)
+    page.reload()
+    visit.state("done")
+    page.locator("#actions").get_by_text("Delete").click()
+    page.locator("#actions").get_by_text("Really delete").click()
+    expect(page.locator("#queue li")).to_have_count(0)
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    expect(page.locator("#queue li")).to_have_count(0)
+    visit.close()
+
+
+def test_another_rate_without_a_server(browser: Any, site: str, songs: Path) -> None:
+    visit = Visit(browser, site)
+    page = visit.page
+    page.locator("#files").set_input_files(songs / "mono.flac")
+    visit.state("done", 120)
+    assert "48 kHz" in page.locator("#facts").inner_text()
+    page.locator("#save").click()
+    page.locator("#what").select_option("drums")
+    page.locator("#format").select_option("wav 32")
+    _, content = download(page, page.locator("#saving button"))
+    drums, rate = soundfile.read(io.BytesIO(content), dtype="float32")
+    assert (rate, drums.shape) == (48000, (3 * RATE, 2))
+    page.locator("#rate").select_option("model")
+    _, content = download(page, page.locator("#saving button"))
+    _, stems = Separator(load_model("demo")).separate_audio_file(songs / "mono.flac")
+    assert np.abs(soundfile.read(io.BytesIO(content), dtype="float32")[0].T - stems["drums"]).max() < 1e-3
+    visit.close()

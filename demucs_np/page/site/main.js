@@ -45,7 +45,7 @@ function say(text) {
 async function loadModels() {
   models = await engine.models();
   const wanted = $("model").value || localStorage.getItem("model") || "htdemucs";
-  $("model").replaceChildren(...models.map(({ name, fetch }) => make("option", { value: name }, fetch === 0 ? name : `${name} (not here yet)`)));
+  $("model").replaceChildren(...models.map(({ name, fetch }) => make("option", { value: name }, fetch === 0 ? name : `${name} · ${fetch ? `${fetch} MB` : "to fetch"}`)));
   $("model").value = modelOf(wanted) ? wanted : models[0].name;
   showModel();
 }
@@ -81,8 +81,7 @@ function showExpected() {
   const track = current();
   const before = $("quality").value || localStorage.getItem("quality") || "normal";
   const options = /** @type {words.Quality[]} */ (Object.keys(words.QUALITIES)).map((name) => {
-    const time = words.about(words.expected(model, name, track?.seconds || 60));
-    return make("option", { value: name }, `${name} · ${time}${track?.seconds ? "" : " a minute"}`);
+    return make("option", { value: name }, track?.seconds ? `${name} · ${words.about(words.expected(model, name, track.seconds))}` : name);
   });
   $("quality").replaceChildren(...options);
   $("quality").value = before;
