@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from .. import page
 from ..errors import DemucsError, ModelError
 from ..models.config import Config, HTDemucsConfig
 from ..models.recipe import Recipe
@@ -57,6 +58,7 @@ def build(folder: Path, names: Sequence[str] = ("demo",), *, repo: Path | None =
         "tapes": [{"file": file, "config": json.loads(key)} for key, file in tapes.items()],
     }
     _write(folder / "models.json", json.dumps(site, indent=1).encode())
+    page.write(folder)
 
 
 def hashes() -> dict[str, str]:

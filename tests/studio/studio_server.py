@@ -56,7 +56,7 @@ class Server:
             track.update(self.client.get(f"/api/tracks/{identity}").json())
             return track["state"] in (states or ("done", "failed", "cancelled"))
 
-        wait_for(reached, 120)
+        wait_for(reached, 600)  # the first one may compile
         return track
 
     def folders(self) -> list[str]:

@@ -102,12 +102,13 @@ export class WasmEngine {
   /** @type {Track[]} */ #queue = [];
   /** @type {{id: string, abort: AbortController, stems: Map<string, Growing>} | null} */ #running = null;
   /** @type {{name: string, engine: Engine} | null} */ #loaded = null;
+  #site = siteModels(); // once: later the network may be gone
 
   async models() {
     const cache = await globalThis.caches?.open(STORE).catch(() => null);
     const paces = JSON.parse(localStorage.getItem("paces") ?? "{}");
     return Promise.all(
-      (await siteModels()).map(async ({ name, stems, about, files }) => {
+      (await this.#site).map(async ({ name, stems, about, files }) => {
         const missing = [];
         for (const file of files) if (/^https?:/.test(file.address) && !(await cache?.match(new URL(`weights/${file.sha256}`, import.meta.url).href))) missing.push(file.bytes);
         const fetch = Math.ceil(missing.reduce((sum, bytes) => sum + bytes, 0) / 1e6);
@@ -119,7 +120,7 @@ export class WasmEngine {
 
   /** @param {string} name */
   async fetchModel(name) {
-    const model = (await siteModels()).find((one) => one.name === name);
+    const model = (await this.#site).find((one) => one.name === name);
     const files = model?.files ?? [];
     const tell = (/** @type {number} */ part, done = false, error = null) => this.#listener?.model(name, part, done, error);
     const all = files.map((file, i) => () => fetchWeights(file, { onprogress: ({ stage, done, total }) => stage === "fetch" && tell((i + done / total) / files.length) }));
