@@ -45,7 +45,7 @@ def tour(page: Any, server: Server, songs: Path, size: str, scheme: str, everyth
     page.locator("#model").select_option("demo")
     page.locator("#files").set_input_files(songs / "Sunday in June.flac")
     page.wait_for_selector("#progress[data-state=running]")
-    wait_for(lambda: not page.locator("#play").is_disabled())
+    wait_for(lambda: not page.locator("#play").is_disabled(), 300)  # kernels may be compiled first
     page.locator("#play").click()
     page.wait_for_timeout(700)
     taken("separating")

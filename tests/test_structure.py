@@ -18,8 +18,8 @@ ROOMS = [
     "errors", "threads", "machine",
     "kernels", "operations", "models",
     "weights", "audio", "separation", "api",
-    "jobs", "parity", "inspection", "page", "web",
-    "demo", "studio", "batch",
+    "jobs", "parity", "inspection", "demo",
+    "page", "web", "studio", "batch",
     "commands",
 ]  # fmt: skip
 # The public names, which `demucs_np/__init__.py` fetches when they are asked for, and the entry point.
