@@ -25,7 +25,7 @@ from ..audio import Encoding, open_track
 from ..demo.song import DEMO_FILE
 from ..errors import DemucsError, UsageError
 from ..weights.catalog import DEMO
-from . import exporting, models
+from . import exporting, inside, models
 from .guard import Guard
 from .library import Library, Track, Wish
 from .pace import Pace
@@ -142,6 +142,7 @@ def create_app(folder: Path, *, token: str | None = None, max_upload: int = 2 * 
             yield
         finally:
             await run_in_threadpool(studio.worker.stop)
+            await run_in_threadpool(looking.close)
             studio.library.close()
 
     app = FastAPI(title="demucs_np studio", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
@@ -149,6 +150,7 @@ def create_app(folder: Path, *, token: str | None = None, max_upload: int = 2 * 
     _general_routes(app, studio)
     _track_routes(app, studio)
     _result_routes(app, studio)
+    looking = inside.add_routes(app, studio)
     app.mount("/", Page(directory=page.FOLDER, html=True))
     app.add_middleware(Guard, token=token)
 
