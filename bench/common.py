@@ -162,6 +162,7 @@ class Ran:
     seconds: float  # wall time
     memory: float | None  # peak, bytes; None where the system does not tell, or the parent's own is larger
     output: str
+    processor: float = 0.0  # seconds of processor time, of its children too; 0 where the system does not tell
 
 
 def run_command(command: Sequence[str], env: Mapping[str, str]) -> Ran:
@@ -169,12 +170,13 @@ def run_command(command: Sequence[str], env: Mapping[str, str]) -> Ran:
     with tempfile.TemporaryFile("w+") as output:
         began = time.perf_counter()
         process = subprocess.Popen(command, env=dict(env), stdout=output, stderr=subprocess.STDOUT)
-        memory = None
+        memory, spent = None, 0.0
         if hasattr(os, "wait4"):
             import resource
 
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
+            spent = usage.ru_utime + usage.ru_stime
             # Linux begins a child's peak with that of its parent.
             if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
                 memory = float(usage.ru_maxrss if sys.platform == "darwin" else 1024 * usage.ru_maxrss)
@@ -184,7 +186,7 @@ def run_command(command: Sequence[str], env: Mapping[str, str]) -> Ran:
         text = output.read()
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}:\n{text[-2000:]}")
-    return Ran(seconds, memory, text)
+    return Ran(seconds, memory, text, spent)
 
 
 def snr(truth: np.ndarray, other: np.ndarray) -> float:

@@ -1,9 +1,13 @@
 """Start-up: `--help`, importing, opening a model, and the way from the command to the first work and the first finished segment.
 
     python bench/startup.py
+    python bench/startup.py --kernels
 
-Every figure is the best of several fresh processes (the cold one: of one), with the files in the page cache. "Cold" is an empty Numba
-cache. The child that separates is this file again, with marks at the moments of interest; its clock is the parent's (CLOCK_MONOTONIC).
+Every figure is the best of several fresh processes, with the files in the page cache. "Cold" is an empty Numba
+cache, which two processes fill where there are two cores; the processor time is that of both. With `--kernels`: how long each kernel
+of each class of models takes to compile, in one process, and how much of it is LLVM; what several kernels share counts for the first that
+is compiled, the longest. The child that separates is this file again, with marks at the moments of interest; its clock is the parent's
+(CLOCK_MONOTONIC).
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from common import KNOWN, checkpoint, environment, folder, heading, markdown, run_command, tell, track
@@ -23,7 +28,7 @@ def separate(model: Path, wav: Path, out: Path, threads: int, cache: Path | None
     began = time.monotonic()
     ran = run_command([sys.executable, str(Path(__file__).resolve()), "--child", str(model), str(wav), str(out), str(threads)], env)
     marks: dict[str, float] = json.loads(ran.output.splitlines()[-1])
-    return {name: moment - began for name, moment in marks.items()} | {"end": ran.seconds}
+    return {name: moment - began for name, moment in marks.items()} | {"end": ran.seconds, "processor": ran.processor}
 
 
 def child(model: str, wav: str, out: str, threads: str) -> None:
@@ -62,6 +67,39 @@ def child(model: str, wav: str, out: str, threads: str) -> None:
     print(json.dumps(marks))
 
 
+def compile_kernels(klass: str) -> None:
+    """Compile what a class of models needs; prints name, seconds of processor time, and seconds of LLVM of each."""
+    from numba.core import event
+
+    from demucs_np.kernels import ahead
+    from demucs_np.models import needs
+
+    rows = []
+    for name in sorted(needs.KERNELS[klass], key=list(ahead.KERNELS).index):
+        llvm: list[float] = []
+        kernel, signature = ahead.found(name)
+        began = time.process_time()
+        with event.install_timer("numba:llvm_lock", llvm.append):
+            kernel.compile(signature)
+        rows.append((name, time.process_time() - began, sum(llvm)))
+    print(json.dumps(rows))
+
+
+def kernel_tables(repeats: int) -> Iterator[str]:
+    """A table for each class, of the fastest of so many runs."""
+    for klass in ("HTDemucs", "HDemucs", "Demucs"):
+        runs = []
+        for _ in range(repeats):
+            tell(f"compiling for {klass}")
+            with folder(None) as cache:
+                ran = run_command([sys.executable, __file__, "--compile", klass], environment(NUMBA_CACHE_DIR=str(cache)))
+            runs.append(json.loads(ran.output.splitlines()[-1]))
+        best = min(runs, key=lambda run: sum(seconds for _, seconds, _ in run))
+        rows = [(name, f"{total:.2f}", f"{llvm:.2f}") for name, total, llvm in sorted(best, key=lambda row: -row[1])]
+        sums = ("all", *(f"{sum(row[i] for row in best):.2f}" for i in (1, 2)))
+        yield markdown([f"kernels of {klass}", "s", "of it LLVM"], [*rows, sums])
+
+
 def fastest(command: list[str], repeats: int) -> float:
     return min(run_command(command, environment()).seconds for _ in range(repeats))
 
@@ -79,14 +117,21 @@ def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         child(*sys.argv[2:])
         return
+    if sys.argv[1:2] == ["--compile"]:
+        compile_kernels(sys.argv[2])
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=list(KNOWN), default="htdemucs")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, help="keep the weights in this folder, for the next time")
     parser.add_argument("--no-cold", action="store_true", help="leave out the run with an empty Numba cache")
+    parser.add_argument("--kernels", action="store_true", help="nothing but the time that each kernel takes to compile")
     options = parser.parse_args()
     head = heading()
+    if options.kernels:
+        print(head, *kernel_tables(options.repeats), sep="\n\n")
+        return
     python = [sys.executable, "-c"]
     rows: list[tuple[str, str, str]] = []
     with folder(options.work) as work:
@@ -118,10 +163,14 @@ def main() -> None:
         rows.append(("command to first finished segment", f"{warm:.2f} s", ""))
         if not options.no_cold:
             tell("separating, empty Numba cache")
-            with folder(None) as cache:
-                cold = separate(full, wav, work / "out", options.threads, cache)["first segment"]
+            colds = []
+            for _ in range(options.repeats):
+                with folder(None) as cache:
+                    colds.append(separate(full, wav, work / "out", options.threads, cache))
+            cold = min(run["first segment"] for run in colds)
+            spent = min(run["processor"] for run in colds) - min(run["processor"] for run in runs)
             rows.append(("  with an empty Numba cache", f"{cold:.2f} s", ""))
-            rows.append(("  what that adds", f"{cold - warm:.2f} s", "20 s"))
+            rows.append(("  what that adds", f"{cold - warm:.2f} s (processor: {spent:.2f})", "10 s"))
     print(f"{head}\n{markdown([f'start-up, {options.model}', 'measured', 'at most'], rows)}")
 
 

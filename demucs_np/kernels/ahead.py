@@ -28,7 +28,7 @@ from ..threads import default_threads
 # By the time they take, the longest first, each with the types of its arguments after `tile0, tile1, scratch`; see TYPES.
 KERNELS = {
     "conv._conv_tiles": "fffffffi",
-    "winograd._winograd_tiles": "fffffi",
+    "winograd._winograd_tiles": "ffffffi",
     "attention._attention_tiles": "fffi",
     "local_attention._local_attention_tiles": "ffi",
     "lstm._lstm_tiles": "fmifi",
@@ -47,7 +47,7 @@ KERNELS = {
     "norm._table_tiles": "dfffi",
     "packing._project_weights_tiles": "rrdi",
     "norm._layer_norm_tiles": "ffffi",
-    "resample._resample_tiles": "mtnnnnnnm",
+    "resample._resample_tiles": "frfi",
     "norm._sums_tiles": "fdi",
     "packing._widen_weights_tiles": "hf",
     "norm._activate_tiles": "fi",
@@ -61,14 +61,12 @@ KERNELS = {
     "signal._copy_tiles": "ff",
 }
 TYPES = {
-    "n": types.int64,
     "f": types.float32[::1],
     "d": types.float64[::1],
     "i": types.int64[::1],
     "m": types.float32[:, ::1],
     "r": types.Array(types.float32, 1, "C", readonly=True),
     "h": types.Array(types.uint16, 1, "C", readonly=True),
-    "t": types.Array(types.float32, 2, "C", readonly=True),
 }
 WAITING, THERE, HERE, DONE = range(4)  # where a kernel is: in nobody's hands, in the helper's, in this process's, in the cache
 
@@ -81,9 +79,10 @@ def found(name: str) -> tuple[Any, tuple[Any, ...]]:
 
 
 def compile_(name: str) -> None:
-    """Compile a kernel, or read it from the cache."""
+    """Compile a kernel, or read it from the cache. What fails here fails again, and is told, where the kernel is called."""
     kernel, signature = found(name)
-    kernel.compile(signature)
+    with contextlib.suppress(Exception):
+        kernel.compile(signature)
 
 
 class Plan:

@@ -9,11 +9,10 @@ _SHARED = (
     "signal._finite_tiles", "signal._pad_tiles", "signal._transpose_tiles",
     "conv._conv_tiles", "winograd._winograd_tiles",
     "norm._sums_tiles", "norm._scale_shift_tiles", "norm._affine_tiles", "norm._table_tiles", "norm._norm_gelu_tiles",
-    "norm._products_tiles", "norm._projected_tiles",
+    "norm._products_tiles", "norm._projected_tiles", "norm._add_tiles",
 )  # fmt: skip
 _HYBRID = (
     "packing._scale_weights_tiles", "stft._stft_tiles", "stft._istft_tiles", "norm._mean_std_tiles", "norm._normalize_tiles",
-    "norm._add_tiles",
 )  # fmt: skip
 _RECURRENT = ("lstm._lstm_tiles", "local_attention._local_attention_tiles")
 KERNELS = {
