@@ -99,6 +99,32 @@ export class StudioEngine {
     return new Uint8Array(await bytes(`api/tracks/${track.id}/spectrogram/${stem}?start=${start}`));
   }
 
+  /** What a model is made of. @param {string} model @param {number} member of a bag, which one @returns {Promise<import("./inside.js").Outline>} */
+  async inspect(model, member) {
+    return (await call(`api/models/${encodeURIComponent(model)}/inside?member=${member}`)).json();
+  }
+
+  /** A layer's activations as a picture and numbers. @param {Track} track @param {{model: string, member: number, layer: string, at: number}} wanted */
+  async trace(track, wanted) {
+    return this.#ask(`api/tracks/${track.id}/trace`, wanted);
+  }
+
+  /** The stems of a region with and without parts. @param {Track} track
+   * @param {{model: string, member: number, ablate: string[], start: number, stop: number}} wanted */
+  async ablate(track, wanted) {
+    return this.#ask(`api/tracks/${track.id}/ablate`, wanted);
+  }
+
+  /** @param {string} path @param {object} body */
+  async #ask(path, body) {
+    return (await call(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) })).json();
+  }
+
+  /** A file that the studio has made. @param {string} path */
+  bytes(path) {
+    return bytes(path);
+  }
+
   /** An address to download it from; the name is the answer's. @param {Track} track @param {Saving} saving */
   async export(track, saving) {
     return { url: /** @type {string} */ (this.address(track, saving)), name: "" };

@@ -262,6 +262,7 @@ function show() {
   const shown = track && ["queued", "running", "done"].includes(track.state) ? names : [];
   const key = track && shown.length ? [track.id, track.order, ...shown].join() : "";
   if (stage && stage.key !== key) {
+    lookInside(false);
     stage.lanes.close();
     stage.player.close();
     stage = null;
@@ -308,6 +309,21 @@ function openStage(track, stems, key) {
   lanes.draw();
 }
 
+/** @type {{close: () => void} | null} */ let inside = null;
+
+/** Show what goes on in the model, or not any more; only the studio's engine can. @param {boolean} open */
+async function lookInside(open) {
+  inside?.close();
+  inside = null;
+  $("inside").hidden = !open;
+  $("looking").setAttribute("aria-pressed", String(open));
+  const here = stage;
+  if (!open || !here) return;
+  const { mountInside } = await import("./inside.js");
+  if (stage === here && !$("inside").hidden) inside = mountInside($("inside"), { engine: /** @type {any} */ (engine), track: here.player.track, player: here.player });
+  $("inside").scrollIntoView({ block: "nearest" });
+}
+
 /** Fetch what has been added to the lanes' pictures. @param {Stage} here @param {Track} track */
 async function loadPictures(here, track) {
   here.again = true;
@@ -334,7 +350,7 @@ async function loadPictures(here, track) {
 function showControls() {
   const player = stage?.player;
   for (const control of document.querySelectorAll("footer button, footer input")) control.toggleAttribute("disabled", !player?.ready);
-  $("save").disabled = player?.track.state !== "done";
+  $("save").disabled = $("looking").disabled = player?.track.state !== "done";
   $("play").textContent = player?.playing ? "❚❚" : "▶";
   $("play").setAttribute("aria-label", player?.playing ? "Pause" : "Play");
   $("looping").setAttribute("aria-pressed", String(player?.looping ?? false));
@@ -388,6 +404,7 @@ const controls = {
     $("save").setAttribute("aria-expanded", String(!$("saving").hidden));
     if (!$("saving").hidden) $("what").focus();
   },
+  looking: () => lookInside($("inside").hidden).catch((error) => say(error.message)),
   help: () => $("keys").showModal(),
 };
 
@@ -519,6 +536,7 @@ function listenToPage() {
   $("files").onchange = () => (add([...$("files").files]), ($("files").value = ""));
   $("folders").onchange = () => (add([...$("folders").files].filter(isSong)), ($("folders").value = ""));
   $("record").onclick = record;
+  $("looking").hidden = !("trace" in engine);
   $("demo").onclick = () => tryDemo().catch((error) => say(error.message));
   $("fetch").onclick = fetchModel;
   $("model").onchange = () => (localStorage.setItem("model", $("model").value), showModel(), show());
