@@ -2,6 +2,7 @@
 /** The page: tracks and what is done with them. What is heard is `player.js`, what is drawn `lanes.js`, what works an engine. */
 
 import { joined, Lanes, make } from "./lanes.js";
+import { BANDS, COLUMN, PEAK } from "./pictures.js";
 import { Mixer, Player } from "./player.js";
 import * as words from "./words.js";
 
@@ -333,8 +334,10 @@ async function loadPictures(here, track) {
     while (here.again && stage === here) {
       here.again = false;
       for (const [name, pictures] of here.lanes.pictures) {
-        pictures.peaks = joined(pictures.peaks, await engine.peaks(track, name, pictures.peaks.length));
-        pictures.spectrogram = joined(pictures.spectrogram, await engine.spectrogram(track, name, pictures.spectrogram.length));
+        const { peaks, spectrogram } = pictures; // of a track that may be deleted now nothing is asked that is here already
+        if (peaks.length < 2 * Math.ceil(here.player.length / PEAK)) pictures.peaks = joined(peaks, await engine.peaks(track, name, peaks.length));
+        const columns = Math.ceil(here.player.length / COLUMN);
+        if (spectrogram.length < BANDS * columns) pictures.spectrogram = joined(spectrogram, await engine.spectrogram(track, name, spectrogram.length));
       }
       here.lanes.draw();
     }
