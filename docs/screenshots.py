@@ -26,12 +26,14 @@ def take(page: Any, name: str, size: str, scheme: str, everything: bool) -> None
     """Keep a picture; those that the docs do not show go beside them only if everything is wanted."""
     shown = {
         ("empty", "laptop", "light"), ("separating", "laptop", "dark"), ("finished", "laptop", "light"), ("spectrogram", "laptop", "dark"),
-        ("save", "laptop", "light"), ("error", "laptop", "light"), ("help", "laptop", "dark"), ("finished", "phone", "dark"),
+        ("save", "laptop", "light"), ("error", "laptop", "light"), ("finished", "phone", "dark"),
         ("tracks", "phone", "light"),
     }  # fmt: skip
     if everything or (name, size, scheme) in shown:
         page.wait_for_timeout(250)
-        picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(COLOURS)
+        picture = (
+            Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        )
         picture.save(FOLDER / f"studio-{name}-{size}-{scheme}.png", optimize=True)
 
 

@@ -266,28 +266,82 @@ def test_a_broken_file_is_said_in_its_row(visit: Visit, songs: Path) -> None:
     expect(row).to_have_count(0)
 
 
-def test_axe_finds_nothing(visit: Visit, track: dict[str, Any], tmp_path: Path) -> None:
-    npm = shutil.which("npm")
-    if npm is None or subprocess.run([npm, "pack", "--silent", AXE], cwd=tmp_path, capture_output=True, check=False).returncode:
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The script of axe-core."""
+    folder, npm = tmp_path_factory.mktemp("axe"), shutil.which("npm")
+    if npm is None or subprocess.run([npm, "pack", "--silent", AXE], cwd=folder, capture_output=True, check=False).returncode:
         pytest.skip(f"needs {AXE}, from npm")
-    with tarfile.open(next(tmp_path.glob("*.tgz"))) as archive:
+    with tarfile.open(next(folder.glob("*.tgz"))) as archive:
         content = archive.extractfile("package/axe.min.js")
         assert content is not None
-        visit.page.evaluate(content.read().decode())
+        return content.read().decode()
+
+
+def violations(page: Any) -> list[tuple[str, str, str]]:
+    found = page.evaluate("async () => (await axe.run()).violations")
+    return [(one["id"], node["html"], node["failureSummary"]) for one in found for node in one["nodes"]]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing(browser: Any, server: Server, track: dict[str, Any], songs: Path, axe: str, scheme: str, width: int) -> None:
+    visit = Visit(browser, server.address, color_scheme=scheme, viewport={"width": width, "height": 800})
+    page = visit.page
+    page.evaluate(axe)
+    page.locator("#queue .open", has_text=track["name"]).first.evaluate("row => row.click()")
+    visit.state("done")
+    assert violations(page) == []
+    page.locator("[data-stem=bass] .mute").click()
+    page.locator("[data-stem=drums] .solo").click()
+    page.locator("#save").click()
+    page.locator("#stems summary").click()
+    assert violations(page) == []
+    page.keyboard.press("Escape")
+    page.locator("#help").click()
+    assert violations(page) == []
+    page.keyboard.press("Escape")
+    visit.expected.append("status of 415")
+    page.locator("#files").set_input_files(songs / "talk.m4a")
+    visit.state("refused")
+    if width < 760:
+        page.locator("#sheet").click()
+    assert violations(page) == []
+    visit.close()
+
+
+def test_axe_finds_nothing_on_the_empty_page(browser: Any, site: str, axe: str) -> None:
+    visit = Visit(browser, site)
+    visit.page.evaluate(axe)
+    expect(visit.page.locator("#empty")).to_be_visible()
+    assert violations(visit.page) == []
+    visit.close()
+
+
+def test_a_stem_is_dragged_out_and_a_song_pasted_in(visit: Visit, server: Server, track: dict[str, Any], songs: Path) -> None:
     visit.choose(track["name"])
     visit.state("done")
-    found = []
-    for view in ("track", "saving", "help", "light"):
-        if view == "saving":
-            visit.page.locator("#save").click()
-        elif view == "help":
-            visit.page.locator("#help").click()
-        elif view == "light":
-            visit.page.keyboard.press("Escape")
-            visit.page.locator("#theme").click()
-        violations = visit.page.evaluate("async () => (await axe.run()).violations")
-        found += [(view, one["id"], node["html"], node["failureSummary"]) for one in violations for node in one["nodes"]]
-    assert found == []
+    dragged = visit.page.locator("[data-stem=bass] .grip").evaluate(
+        """grip => {
+          const data = new DataTransfer();
+          grip.dispatchEvent(new DragEvent("dragstart", { dataTransfer: data }));
+          return data.getData("DownloadURL");
+        }"""
+    )
+    kind, name, address = dragged.split(":", 2)
+    assert (kind, name) == ("application/octet-stream", "Sunday in June - bass.wav")
+    with soundfile.SoundFile(io.BytesIO(server.client.get(address).content)) as file:
+        assert file.frames == track["length"]
+    visit.page.evaluate(
+        """content => {
+          const data = new DataTransfer();
+          data.items.add(new File([Uint8Array.from(atob(content), (c) => c.charCodeAt(0))], "pasted.flac"));
+          dispatchEvent(new ClipboardEvent("paste", { clipboardData: data }));
+        }""",
+        base64.b64encode((songs / "mono.flac").read_bytes()).decode(),
+    )
+    expect(visit.page.locator("#title")).to_have_text("pasted.flac")
+    visit.state("done")
 
 
 def test_the_page_is_small() -> None:
