@@ -21,6 +21,8 @@ const engine = /** @type {import("./engine-studio.js").Engine} */ (await (await 
 /** @type {string | null} */ let selected = null;
 /** @type {Stage | null} */ let stage = null;
 /** @type {MediaRecorder | null} */ let recorder = null;
+/** @type {Set<string>} tracks that are being deleted */ const leaving = new Set();
+/** @type {Promise<void>} what the lanes are fetching */ let loading = Promise.resolve();
 
 /** @param {string} id @returns {any} */
 const $ = (id) => document.getElementById(id);
@@ -181,12 +183,21 @@ function removed(id) {
   }
 }
 
+/** Delete it, once nothing more is asked of it. @param {Track} track */
+async function remove(track) {
+  leaving.add(track.id);
+  show();
+  await loading;
+  await engine.remove(track).catch((error) => say(error.message));
+  leaving.delete(track.id);
+}
+
 /** What can be done with a track, the first thing first. @param {Track} track @returns {[string, () => void][]} */
 function actions(track) {
   const model = modelOf($("model").value);
   const fetch = model?.fetch === 0 ? "" : `Fetch ${model ? words.size(model) : ""} and `;
   const verb = (/** @type {string} */ text) => (fetch ? fetch + text.toLowerCase() : text);
-  /** @type {[string, () => void]} */ const away = ["Delete", () => engine.remove(track).catch((error) => say(error.message))];
+  /** @type {[string, () => void]} */ const away = ["Delete", () => remove(track)];
   switch (track.state) {
     case "adding": return [];
     case "refused": return [["Try again", () => open(track.id)], ["Remove", () => removed(track.id)]];
@@ -260,7 +271,7 @@ function show() {
   const track = current();
   const model = modelOf(track?.wish?.model);
   const names = track ? (track.sources.length ? track.sources : (track.wish?.stems ?? model?.stems ?? [])) : [];
-  const shown = track && ["queued", "running", "done"].includes(track.state) ? names : [];
+  const shown = track && !leaving.has(track.id) && ["queued", "running", "done"].includes(track.state) ? names : [];
   const key = track && shown.length ? [track.id, track.order, ...shown].join() : "";
   if (stage && stage.key !== key) {
     lookInside(false);
@@ -283,7 +294,8 @@ function show() {
     const grown = stage.player.track.state !== track.state;
     stage.player.update(track);
     if (grown) stage.lanes.fit();
-    loadPictures(stage, track);
+    stage.again = true;
+    if (!stage.busy) loading = loadPictures(stage, track);
   }
   showControls();
 }
@@ -327,13 +339,12 @@ async function lookInside(open) {
 
 /** Fetch what has been added to the lanes' pictures. @param {Stage} here @param {Track} track */
 async function loadPictures(here, track) {
-  here.again = true;
-  if (here.busy) return;
   here.busy = true;
   try {
     while (here.again && stage === here) {
       here.again = false;
       for (const [name, pictures] of here.lanes.pictures) {
+        if (stage !== here) return;
         const { peaks, spectrogram } = pictures; // of a track that may be deleted now nothing is asked that is here already
         if (peaks.length < 2 * Math.ceil(here.player.length / PEAK)) pictures.peaks = joined(peaks, await engine.peaks(track, name, peaks.length));
         const columns = Math.ceil(here.player.length / COLUMN);
