@@ -251,11 +251,11 @@ class BandedDecoder:
         return total if self.last else ops.activate(total, "gelu")
 
 
-def with_skip(ops: Operations, x: Array | None, skip: Array) -> Array:
-    """x + skip; x None stands for zeros. Consumes both."""
+def with_skip(ops: Operations, x: Array | None, skip: Array, path: str) -> Array:
+    """x + skip; x None stands for zeros. Consumes both. `path` is the skip's."""
     if x is None:
         return skip
-    x = ops.add_table(x.reshape(skip.shape), skip)  # where the branches part, [1, T, C] -> [T, 1, C]
+    x = ops.add_table(x.reshape(skip.shape), skip, path=path)  # where the branches part, [1, T, C] -> [T, 1, C]
     ops.free(skip)
     return x
 

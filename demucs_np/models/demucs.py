@@ -89,7 +89,7 @@ class Demucs(Network):
         for index, decode in enumerate(self.decoder):
             skip = self.skip(f"decoder.{index}.skip", skips.pop(), "TC")
             skip = skip if y is None else self._trimmed(skip, y.shape[1])
-            pre = decode.before_upsampling(ops, with_skip(ops, y, skip))  # -> [1, T, C]
+            pre = decode.before_upsampling(ops, with_skip(ops, y, skip, f"decoder.{index}.skip"))  # -> [1, T, C]
             length = (pre.shape[1] - 1) * config.stride + config.kernel_size
             if skips and not tracing():
                 skips[-1] = self._trimmed(skips[-1], length)

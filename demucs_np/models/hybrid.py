@@ -99,7 +99,7 @@ class Hybrid(Network):
             skip, length = self.skip(f"decoder.{index}.skip", skips.freq.pop(), axes), skips.lengths.pop()
             if x is not None and x.size != skip.size:  # as upstream
                 raise ModelError(f"decoder.{index} is given {x.shape[1]} positions of {skip.shape[1]}: the strides do not fit the length")
-            pre = decode.before_upsampling(ops, with_skip(ops, x, skip))  # [T, F, C] -> [T, F, C]
+            pre = decode.before_upsampling(ops, with_skip(ops, x, skip, f"decoder.{index}.skip"))  # [T, F, C] -> [T, F, C]
             x = outwards(ops, decode, pre, length, skips.freq)  # -> [T, F*stride, C']
             if x is not None:
                 tap(f"decoder.{index}", x, axes)
@@ -112,7 +112,7 @@ class Hybrid(Network):
             if at >= 0:
                 if not self.tdecoder[at].empty:
                     skip_t = self.skip(f"tdecoder.{at}.skip", skips.time.pop(), "TC")
-                    pre_t = self.tdecoder[at].before_upsampling(ops, with_skip(ops, xt, skip_t))
+                    pre_t = self.tdecoder[at].before_upsampling(ops, with_skip(ops, xt, skip_t, f"tdecoder.{at}.skip"))
                 xt = outwards(ops, self.tdecoder[at], pre_t, skips.lengths_t.pop(), skips.time)  # [1, T, C] -> [1, T*stride, C']
                 ops.free(pre_t)
                 if xt is not None:
