@@ -55,6 +55,9 @@ def test_the_diagram_and_the_picture_under_the_playhead(page: Any) -> None:
     page.wait_for_function("(old) => document.querySelector('.inside img').getAttribute('src') !== old", arg=first, timeout=60000)
     expect(page.locator("[data-path='tdecoder.1']")).to_have_attribute("aria-pressed", "true")
     second = picture(page)
+    line, shown = (page.locator(f".inside {what}").first.bounding_box() for what in (".line", "img"))
+    assert line["height"] > 20  # it can be seen, in the picture
+    assert shown["y"] < line["y"] < line["y"] + line["height"] < shown["y"] + shown["height"]
     before = page.locator(".inside .line").first.evaluate("(line) => line.style.left")
     page.locator("#seek").evaluate("(seek) => { seek.value = 2; seek.dispatchEvent(new Event('input')); }")
     page.wait_for_function("(old) => document.querySelector('.inside .line').style.left !== old", arg=before)
