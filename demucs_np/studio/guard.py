@@ -26,8 +26,8 @@ HEADERS = {
 class Guard:
     """Refuses foreign hosts (DNS rebinding), foreign origins (other sites' scripts and forms), and whoever lacks the token."""
 
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
-        self.app, self.token = app, token
+    def __init__(self, app: ASGIApp, token: str | None, host: str = "localhost") -> None:
+        self.app, self.token, self.host = app, token, host.lower()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,7 +49,8 @@ class Guard:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if not self._is_ours(host):
-            return _error(421, f"this server does not answer for the host {host!r}")
+            remedy = "; open its IP address, or start it with that name as --host" if self.token else ""
+            return _error(421, f"this server does not answer for the host {host!r}{remedy}")
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
             return _error(403, "another site's pages may not use this server")
@@ -72,20 +73,26 @@ class Guard:
         return self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())
 
     def _is_ours(self, host: str) -> bool:
-        """Whether a Host header is one that we were started for. With a token any will do: another site does not have it."""
-        if self.token is not None:
-            return True
-        return is_loopback(urlsplit(f"//{host}").hostname or "")
+        """Whether a Host header is one that we were started for: this computer's own names, and, where others are let in, the name that was
+        given to us and any address. Names of others could be made to lead here, addresses could not."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:  # brackets without an address
+            return False
+        return is_loopback(name) or (self.token is not None and (name == self.host or _is_address(name)))
 
 
 def is_loopback(host: str) -> bool:
     """Whether a name or an address is this computer and none that others reach."""
-    if host == "localhost":
-        return True
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def _is_address(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address(host)
     except ValueError:
         return False
+    return True
 
 
 def _error(status: int, text: str) -> Response:

@@ -37,7 +37,7 @@ def serve(folder: Path, *, host: str, port: int, max_upload: int, browser: bool,
 
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
     with contextlib.closing(_listen(host, port)) as listener:
-        app = create_app(folder, token=token, max_upload=max_upload)
+        app = create_app(folder, token=token, host=host, max_upload=max_upload)
         number = listener.getsockname()[1]
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{number}/" + (f"?token={token}" if token else "")

@@ -131,8 +131,8 @@ class Page(StaticFiles):
 mimetypes.add_type("text/javascript", ".js")  # what a machine's own tables may say otherwise
 
 
-def create_app(folder: Path, *, token: str | None = None, max_upload: int = 2 * GIGABYTE) -> FastAPI:
-    """The application for a folder. Raises DemucsError if the folder cannot be had."""
+def create_app(folder: Path, *, token: str | None = None, host: str = "localhost", max_upload: int = 2 * GIGABYTE) -> FastAPI:
+    """The application for a folder, served under a `host` name. Raises DemucsError if the folder cannot be had."""
     studio = Studio(folder, max_upload)
 
     @contextlib.asynccontextmanager
@@ -152,7 +152,7 @@ def create_app(folder: Path, *, token: str | None = None, max_upload: int = 2 * 
     _result_routes(app, studio)
     looking = inside.add_routes(app, studio)
     app.mount("/", Page(directory=page.FOLDER, html=True))
-    app.add_middleware(Guard, token=token)
+    app.add_middleware(Guard, token=token, host=host)
 
     @app.exception_handler(DemucsError)
     async def refused(_: Request, error: DemucsError) -> Response:

@@ -196,6 +196,13 @@ def test_a_token_for_other_addresses(tmp_path: Path) -> None:
         assert "HttpOnly" in answer.headers["set-cookie"]
         assert httpx.get(f"{local}/api/tracks", headers={"Cookie": f"demucs_np_token={token}"}).json() == []
         assert httpx.get(f"{local}/api/tracks", headers=good | {"Origin": "http://evil.example"}).status_code == 403
+        port = local.rpartition(":")[2]
+        for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "[::1", "[evil.example]", ""):
+            answer = httpx.get(f"{local}/api/tracks", headers=good | {"Host": host})
+            assert answer.status_code == 421, host
+            assert answer.json()["detail"].endswith("; open its IP address, or start it with that name as --host")
+        for host in (f"localhost:{port}", f"192.168.1.2:{port}", "[fe80::1]:80", f"0.0.0.0:{port}"):
+            assert httpx.get(f"{local}/api/tracks", headers=good | {"Host": host}).status_code == 200, host
     finally:
         server.stop()
 
