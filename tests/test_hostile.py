@@ -253,6 +253,33 @@ def test_a_byte_at_a_time(answer: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("part", ["body", "header"])
+def test_after_a_hub_that_was_too_slow(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was begun is given up with its locks: a later attempt in the same process succeeds."""
+    from huggingface_hub import constants
+
+    settings = (constants.HF_HUB_DISABLE_TELEMETRY, constants.HF_HUB_DISABLE_XET)
+    repository, name = "adefossez/HTDemucs", "955717e8.safetensors"
+    content = np.random.default_rng(0).bytes(20)
+    with Hub() as hub_server:
+        hub_server.files[f"/{repository}/resolve/main/{name}"] = served = Served(content, slow=20.0)  # a byte a second
+        address, slow = trickling(b"HTTP/1.1 200 OK\r\nX: ", 0.1)
+        monkeypatch.setenv("HF_ENDPOINT", hub_server.address if part == "body" else address.rstrip("/"))
+        with slow:
+            with pytest.raises(ModelError, match="sends next to nothing"):
+                hub.from_hub(repository, name, lambda _: None)
+            assert settings == (constants.HF_HUB_DISABLE_TELEMETRY, constants.HF_HUB_DISABLE_XET)
+            monkeypatch.setenv("HF_ENDPOINT", hub_server.address)
+            monkeypatch.setattr(patience, "PATIENCE", 20.0)
+            served.slow = 0.0
+            assert hub.from_hub(repository, name, lambda _: None).read_bytes() == content
+    for thread in threading.enumerate():
+        if thread.name == "demucs-np download":
+            thread.join(12)  # its socket's patience
+            assert not thread.is_alive()
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_body_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "MAX_SIZE", 1_000_000)
     monkeypatch.setattr(transfer, "ATTEMPTS", 1)

@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from .. import __version__
 from ..errors import ModelError, WeightsError, shown
@@ -136,7 +137,8 @@ def from_hub(repository: str, filename: str, report: Report = to_stderr) -> Path
     address = f"{endpoint()}/{repository}/resolve/main/{filename}"
     report(f"Downloading {filename} from {endpoint()}/{repository}")
     try:
-        path, etag = within(lambda: _download(repository, filename), lambda: _arrived(repository))
+        with _quiet_client():
+            path, etag = within(lambda: _download(repository, filename), lambda: _arrived(repository))
     except Exception as error:  # the client's own errors, and those of the HTTP library beneath it: another one in each major release
         raise FetchError(address, _short(error)) from error
     good = _matches(path, etag)
@@ -158,45 +160,58 @@ def _arrived(repository: str) -> int:
 
 def _download(repository: str, filename: str) -> tuple[Path, str]:
     """A file of the hub, now in its cache, and the ETag, which is the hash that the hub has of it."""
-    with _quiet_client():
-        from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
-        from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
 
-        hub, agent = endpoint(), f"demucs-np/{__version__}"
-        timeout = constants.HF_HUB_ETAG_TIMEOUT if os.environ.get("HF_HUB_ETAG_TIMEOUT") else TIMEOUT
+    hub, agent = endpoint(), f"demucs-np/{__version__}"
+    timeout = constants.HF_HUB_ETAG_TIMEOUT if os.environ.get("HF_HUB_ETAG_TIMEOUT") else TIMEOUT
 
-        def ask() -> str:
-            url = hf_hub_url(repository, filename, endpoint=hub)
-            return get_hf_file_metadata(url, timeout=timeout, endpoint=hub, user_agent=agent).etag or ""
+    def ask() -> str:
+        url = hf_hub_url(repository, filename, endpoint=hub)
+        return get_hf_file_metadata(url, timeout=timeout, endpoint=hub, user_agent=agent).etag or ""
 
-        etag = ""
-        # Asked once and not again: without a network, hf_hub_download would go on asking for half a minute.
-        # A refusal is left to it: it knows which to take for an answer, and after which to wait and repeat.
-        with contextlib.suppress(HfHubHTTPError):
-            etag = ask()
-        if etag and not re.fullmatch(r"[0-9A-Za-z_-]{1,128}", etag):  # the client makes files of that name
-            raise ModelError(f"it does not answer as the hub does (its ETag {shown(etag)} is no hash)")
-        path = hf_hub_download(repository, filename, cache_dir=hub_cache(), endpoint=hub, etag_timeout=timeout, user_agent=agent)
-        return Path(path), etag or ask()
+    etag = ""
+    # Asked once and not again: without a network, hf_hub_download would go on asking for half a minute.
+    # A refusal is left to it: it knows which to take for an answer, and after which to wait and repeat.
+    with contextlib.suppress(HfHubHTTPError):
+        etag = ask()
+    if etag and not re.fullmatch(r"[0-9A-Za-z_-]{1,128}", etag):  # the client makes files of that name
+        raise ModelError(f"it does not answer as the hub does (its ETag {shown(etag)} is no hash)")
+    path = hf_hub_download(repository, filename, cache_dir=hub_cache(), endpoint=hub, etag_timeout=timeout, user_agent=agent)
+    return Path(path), etag or ask()
 
 
-_SETTINGS = threading.Lock()
+class _Settings:
+    """The client's settings while it works for us."""
+
+    lock = threading.Lock()  # held for an instant, not while a server is waited for
+    users = 0
+    before: ClassVar[dict[str, bool]] = {}
 
 
 @contextlib.contextmanager
 def _quiet_client() -> Iterator[None]:
-    """The hub's client without telemetry, and with plain HTTP from the hub alone, which resumes. One thread at a time.
+    """The hub's client without telemetry, and with plain HTTP from the hub alone, which resumes.
 
-    The client reads its settings from the environment once, when it is imported, perhaps by the caller's program: they are set and
-    restored where it keeps them.
+    The client reads its settings from the environment once, when it is imported, perhaps by the caller's program: they are set where it
+    keeps them by the first thread that comes in, and restored by the last one that goes.
     """
     from huggingface_hub import constants
 
-    with _SETTINGS, contextlib.ExitStack() as restored:
-        for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_XET"):
-            restored.callback(setattr, constants, name, getattr(constants, name))
-            setattr(constants, name, True)
+    with _Settings.lock:
+        if _Settings.users == 0:
+            for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_XET"):
+                _Settings.before[name] = getattr(constants, name)
+                setattr(constants, name, True)
+        _Settings.users += 1
+    try:
         yield
+    finally:
+        with _Settings.lock:
+            _Settings.users -= 1
+            if _Settings.users == 0:
+                for name, value in _Settings.before.items():
+                    setattr(constants, name, value)
 
 
 def _folder(repository: str) -> str:

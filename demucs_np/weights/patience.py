@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import queue
 import threading
 import time
@@ -12,6 +14,10 @@ from ..errors import ModelError
 
 SLOWEST, PATIENCE = 10_000, 60.0  # bytes a second that must come on the whole, after so many seconds
 T = TypeVar("T")
+
+
+class _Abandoned(BaseException):
+    """Ends a thread whose work nobody waits for; no library takes it for a fault of the network to be tried again."""
 
 
 class FetchError(ModelError):
@@ -25,29 +31,39 @@ class FetchError(ModelError):
 def within(work: Callable[[], T], have: Callable[[], int]) -> T:
     """What `work` gives, or TimeoutError where it has had too few bytes for its time: a server may send one byte a second for ever.
 
-    `work` then goes on in a thread of its own, which ends with the program.
+    `work` runs in a thread of its own. If it is not waited for any longer, for this or another reason (Ctrl-C), that is ended when it next
+    runs a line of Python, at the latest after its socket's own timeout, so that it gives back the locks and files it holds.
     """
     results: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
 
     def run() -> None:
-        try:
-            results.put((True, work()))
-        except BaseException as error:
-            results.put((False, error))
+        with contextlib.suppress(_Abandoned):
+            try:
+                results.put((True, work()))
+            except BaseException as error:
+                results.put((False, error))
 
     began = time.monotonic()
-    threading.Thread(target=run, daemon=True).start()
+    thread = threading.Thread(target=run, name="demucs-np download", daemon=True)
+    thread.start()
+    try:
+        good, result = _wait(results, began, have)
+    except BaseException:
+        if thread.is_alive():
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_Abandoned))
+        raise
+    if good:
+        return cast(T, result)
+    raise result
+
+
+def _wait(results: queue.SimpleQueue[tuple[bool, Any]], began: float, have: Callable[[], int]) -> tuple[bool, Any]:
     while True:
-        try:
-            good, result = results.get(timeout=0.2)
-        except queue.Empty:
-            seconds = time.monotonic() - began
-            if seconds > PATIENCE and have() < SLOWEST * (seconds - PATIENCE):
-                raise TimeoutError(f"the server sends next to nothing: {have()} bytes in {seconds:.0f} s") from None
-            continue
-        if good:
-            return cast(T, result)
-        raise result
+        with contextlib.suppress(queue.Empty):
+            return results.get(timeout=0.2)
+        seconds = time.monotonic() - began
+        if seconds > PATIENCE and have() < SLOWEST * (seconds - PATIENCE):
+            raise TimeoutError(f"the server sends next to nothing: {have()} bytes in {seconds:.0f} s")
 
 
 def printable(text: str) -> str:
