@@ -39,6 +39,7 @@ class HybridLayer:
     attention: bool
     rows: int = 1  # frequency rows at the encoder's input
     bands: int = 0  # layers inside MultiWrap, one a frequency band; 0: not wrapped
+    rows_out: int = 1  # and at its output
     last_freq: bool = False  # brings frequency to one row, where the time branch joins
     empty: bool = False  # the time layer there: nothing but the convolution
     time: HybridLayer | None = None  # the time layer beside it, if any
@@ -83,6 +84,12 @@ class _Hybrid(Arguments):
         """Whether DConv has a BLSTM and a LocalState at this level."""
         return False, False
 
+    @property
+    def embedded(self) -> int:
+        """Rows of the frequency embedding, of which the first are used as far as there are rows."""
+        rows = self.nfft // 2
+        return 1 if rows <= self.kernel_size else rows // self.stride
+
     def layers(self) -> list[HybridLayer]:
         """The levels from the outermost inwards, with the arithmetic of upstream's constructor."""
         plan = []
@@ -91,14 +98,16 @@ class _Hybrid(Arguments):
         time_out, freq_out = self.channels_time or self.channels, self.channels
         time_back = self.audio_channels * len(self.sources)
         freq_back = time_back * complex_parts
-        rows = self.nfft // 2
+        rows = planned = self.nfft // 2  # upstream's plan counts rows // stride for each layer
         for index in range(self.depth):
-            freq = rows > 1
-            last_freq = freq and rows <= self.kernel_size
+            freq = planned > 1
+            last_freq = freq and planned <= self.kernel_size
             kernel_size, stride = (self.kernel_size, self.stride) if freq else (2 * self.time_stride, self.time_stride)
             if last_freq:
-                kernel_size = rows
+                kernel_size = planned
                 time_out = freq_out = max(time_out, freq_out)
+            pad = 0 if last_freq else kernel_size // 4
+            rows_out = (rows + 2 * pad - kernel_size) // stride + 1 if freq else rows
             lstm, attention = self._residual_parts(index)
             beside = HybridLayer(
                 index=index,
@@ -123,8 +132,9 @@ class _Hybrid(Arguments):
                     decoder_out=freq_back,
                     kernel_size=kernel_size,
                     stride=stride,
-                    pad=0 if last_freq else kernel_size // 4,
+                    pad=pad,
                     rows=rows,
+                    rows_out=rows_out,
                     bands=len(self.multi_freqs) + 1 if self.multi_freqs and index < self.multi_freqs_depth else 0,
                     last_freq=last_freq,
                     empty=False,
@@ -134,8 +144,9 @@ class _Hybrid(Arguments):
             time_in = time_back = time_out
             freq_in = freq_back = freq_out
             time_out, freq_out = int(self.growth * time_out), int(self.growth * freq_out)
+            rows = rows_out
             if freq:
-                rows = 1 if last_freq else rows // self.stride
+                planned = 1 if last_freq else planned // self.stride
         return plan
 
     def _check_common(self) -> None:
@@ -167,7 +178,7 @@ class _Hybrid(Arguments):
         branches = [layer, layer.time] if layer.time else [layer]
         widths = [branch.channels_out for branch in branches]
         self._require(all(1 <= width <= MAX_WIDTH for width in widths), f"{what}: {max(widths)} channels are out of range")
-        self._require(layer.rows >= 1, f"{what}: nfft={self.nfft} leaves no frequency row")
+        self._require(layer.rows >= 1 and (layer.freq or layer.rows == 1), f"{what}: nfft={self.nfft} does not lead to one frequency row")
         self._require(
             not layer.bands or (layer.freq and not layer.last_freq and not layer.norm),
             f"{what}: multi_freqs splits only frequency layers without norm, before the last",
@@ -177,10 +188,9 @@ class _Hybrid(Arguments):
             not layer.bands or layer.kernel_size == layer.stride + 2 * (layer.stride // 2),
             f"{what}: bands of kernel_size={layer.kernel_size} and stride={layer.stride} do not give back the rows they take",
         )
-        if layer.freq and not layer.last_freq:
-            shrunk = (layer.rows + 2 * layer.pad - layer.kernel_size) // layer.stride + 1
-            back = (shrunk - 1) * layer.stride + layer.kernel_size - 2 * layer.pad
-            fits = shrunk == layer.rows // layer.stride and back == layer.rows
+        if layer.freq:
+            back = (layer.rows_out - 1) * layer.stride + layer.kernel_size - 2 * layer.pad
+            fits = layer.rows_out >= 1 and back == layer.rows and (layer.index > 0 or not self.freq_emb or layer.rows_out <= self.embedded)
             self._require(fits, f"{what}: {layer.rows} rows do not fit kernel_size={layer.kernel_size}, stride={layer.stride}")
         if layer.norm:
             for width in widths + [branch.decoder_out for branch in branches]:
@@ -245,17 +255,16 @@ class HTDemucsConfig(_Hybrid):
         self._check_common()
         self._require_range(0, MAX_WIDTH, "bottom_channels")
         self._require_range(0, 256, "t_layers")
-        if not (self.bottom_channels or self.t_layers):
-            return
-        inner = self.layers()[-1]
-        inner_t = inner.time or inner
         width = self.channels * self.growth ** (self.depth - 1)
-        self._require(isinstance(width, int), f"growth={self.growth!r} must be an integer before a transformer")
-        self._require(
-            inner.channels_out == inner_t.channels_out == width,
-            f"both branches must reach the transformer with {width} channels, not {inner.channels_out} and {inner_t.channels_out}",
-        )
+        if self.bottom_channels or self.t_layers:
+            self._require(isinstance(width, int), f"growth={self.growth!r} must be an integer before a transformer")
         if self.t_layers:
+            inner = self.layers()[-1]
+            inner_t = inner.time or inner
+            self._require(
+                inner.channels_out == inner_t.channels_out == width,
+                f"both branches must reach the transformer with {width} channels, not {inner.channels_out} and {inner_t.channels_out}",
+            )
             self._require(inner.freq, f"depth={self.depth} is too deep for a transformer, which comes before the branches merge")
             self._check_transformer(self.transformer_channels)
 

@@ -145,7 +145,9 @@ class Hybrid(Network):
         if "freq_emb.embedding.weight" in tensors:
             assert config.freq_emb is not None
             factors = float(config.emb_scale), float(config.freq_emb)
-            self.frequency_table = self.ops.prepare_table(tensors["freq_emb.embedding.weight"], *factors)  # [F, C]
+            table = tensors["freq_emb.embedding.weight"]
+            rows = levels[0].rows_out  # a few fewer, where the kernel does not fit as often as its stride
+            self.frequency_table = self.ops.prepare_table(table if len(table) == rows else table[:rows], *factors)  # [F, C]
 
     def _spec(self, path: str, level: HybridLayer, context: int) -> LayerSpec:
         spec = LayerSpec(path, level.freq, level.stride, level.pad, self.config.norm_groups, context, self.config.dconv_depth)

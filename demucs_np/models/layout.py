@@ -85,8 +85,7 @@ def _hybrid(config: HybridConfig) -> Tensors:
             for name in _bands(f"{branch}decoder.{place}", layer):
                 yield from _decoder_layer(name, config, layer)
     if config.freq_emb:
-        rows = 1 if layers[0].last_freq else layers[0].rows // config.stride
-        yield "freq_emb.embedding.weight", (rows, layers[0].channels_out)
+        yield "freq_emb.embedding.weight", (config.embedded, layers[0].channels_out)
     if isinstance(config, HTDemucsConfig):
         yield from _bottom(config)
         if config.t_layers:
@@ -134,7 +133,7 @@ def _decoder_layer(name: str, config: HybridConfig, layer: HybridLayer) -> Tenso
 
 def _bottom(config: HTDemucsConfig) -> Tensors:
     if config.bottom_channels:
-        inner, bottom = config.layers()[-1].channels_out, config.bottom_channels
+        inner, bottom = int(config.channels * config.growth ** (config.depth - 1)), config.bottom_channels
         for branch in ("", "_t"):
             yield from _weight_bias(f"channel_upsampler{branch}", bottom, inner, 1)
             yield from _weight_bias(f"channel_downsampler{branch}", inner, bottom, 1)

@@ -123,6 +123,24 @@ def test_fresh_weights(seed: int, backend: str) -> None:
     compare(reference, mix, {**taps, "output": output})
 
 
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"nfft": 768, "stride": 2, "depth": 1, "t_layers": 2},  # 384 rows give 191, and lead back to 384
+        {"nfft": 768, "stride": 2, "depth": 1, "kernel_size": 16, "t_layers": 1, "freq_emb": None},
+        {"nfft": 512, "channels_time": 12, "depth": 2, "bottom_channels": 24, "t_layers": 0},  # two widths, which nothing joins
+    ],
+    ids=["rows", "rows of a wide kernel", "widths"],
+)
+def test_unusual_shapes(changed: dict[str, Any], backend: str) -> None:
+    arguments = {"sources": STEMS, "channels": 16, "t_heads": 4, "segment": 0.1} | changed
+    mix = draw_mix(4, 2, 4410)[None]
+    with dn.trace() as taps:
+        output = ours(HTDEMUCS, arguments, 5, backend)(mix)
+    compare(build(HTDEMUCS, arguments, 5), mix, {**taps, "output": output})
+
+
 @pytest.mark.parametrize("name", ["ht_published", "hd_bands", "td_published"])
 def test_committed_goldens_are_what_the_reference_gives(name: str) -> None:
     committed, fresh = load_golden(FOLDER / f"{name}.safetensors"), make(case_named(name))
