@@ -16,6 +16,7 @@ from . import source
 from .decoder import Undecodable
 from .parts import Part, has_parts, parts_of
 from .tags import clean
+from .wave64 import wave64_part
 from .window import Window
 
 STEP = 8192  # frames of a FLAC that are read at a time: those before a damaged place in the same step are lost
@@ -152,10 +153,13 @@ def open_sndfile(location: str, name: str) -> Iterator[Sndfile | Joined]:
         try:
             file = stack.enter_context(open(location, "rb"))
             # read, not mapped: a file that another program cuts meanwhile would end this one
+            plain = wave64_part(file)
             known = has_parts(file.read(4))
             with quiet():
-                broken = not known and opener(None)().format == "MP3"  # it begins with the rest of a frame
-            parts = parts_of(file.read(), name, broken) if (known or broken) and file.seek(0) == 0 else []
+                broken = plain is None and not known and opener(None)().format == "MP3"  # it begins with the rest of a frame
+            parts = [plain] if plain else []
+            if (known or broken) and file.seek(0) == 0:
+                parts = parts_of(file.read(), name, broken)
             decoders = [Sndfile(opener(part), part.skip, part.told, part.there) for part in parts] or [Sndfile(opener(None))]
             if parts and parts[0].start:  # an MP3's tag stands before its first frame
                 with contextlib.suppress(soundfile.SoundFileError), Forward(Window(file)) as whole:
