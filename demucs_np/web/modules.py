@@ -34,7 +34,7 @@ LANES = 4
 STACK, MOST_PAGES = 65536, 65536
 
 # Registers of a WebAssembly engine hold 4 x 2 sums, not 6 x 2.
-ENVIRONMENT = {"DEMUCS_NP_LANES": str(LANES), "DEMUCS_NP_ROWS": "4,2"}
+ENVIRONMENT = {"DEMUCS_NP_LANES": str(LANES), "DEMUCS_NP_ROWS": "4,2", "DEMUCS_NP_FETCH": "0"}
 
 
 def environment(kind: str) -> dict[str, str]:
