@@ -76,7 +76,8 @@ window.firstSegment = async () => {  // from a click, weights in the store
 window.wholeTrack = async (name, rate) => {
   const all = await floats(name), n = all.length / 2, engine = await Engine.open({ model: "htdemucs" }), began = performance.now();
   let samples = 0;
-  for await (const block of engine.blocks([all.slice(0, n), all.slice(n)], { sampleRate: rate })) samples += block.stems.get("drums")[0].length;
+  const blocks = engine.blocks([all.slice(0, n), all.slice(n)], { sampleRate: rate });
+  for await (const block of blocks) samples += block.stems.get("drums")[0].length;
   const seconds = (performance.now() - began) / 1000, result = { seconds, samples, memory: engine.memory, threads: engine.threads };
   engine.close();
   return result;
