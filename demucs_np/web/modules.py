@@ -16,20 +16,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UsageError
+from ..kernels import ahead
+from ..models import needs
 
 FILES = {"plain": "kernels.wasm", "relaxed": "kernels-relaxed.wasm"}
 TRIED = {"numba": ("0.68.1",), "llvmlite": ("0.50.0",), "ziglang": ("0.17.1",)}  # versions that the modules were built with
 # Of every tape that can be recorded, and for what is done around it: name -> types of the arrays (`tape.TYPES`).
 KERNELS = {
-    "_pack_weights_tiles": "fffffi", "_winograd_weights_tiles": "ffdfi", "_project_weights_tiles": "ffdi", "_scale_weights_tiles": "fdf",
-    "_widen_weights_tiles": "hf", "_resample_tiles": "fffi",
-    "_finite_tiles": "ff", "_pad_tiles": "ffi", "_transpose_tiles": "ffi", "_copy_tiles": "ff", "_add_tiles": "ffi",
-    "_stft_tiles": "ffffi", "_istft_tiles": "ffffffidd",
-    "_sums_tiles": "fdi", "_mean_std_tiles": "ddi", "_normalize_tiles": "fdf", "_scale_shift_tiles": "dfffi", "_affine_tiles": "fffi",
-    "_table_tiles": "dfffi", "_norm_gelu_tiles": "ffi", "_products_tiles": "fdi", "_projected_tiles": "ddfi", "_layer_norm_tiles": "ffffi",
-    "_conv_tiles": "fffffffi", "_winograd_tiles": "ffffffi", "_feed_forward_tiles": "fffffi",
-    "_pack_tiles": "fffi", "_attention_tiles": "fffi",
-}  # fmt: skip
+    name.partition(".")[2]: ahead.KERNELS[name].replace("r", "f") for name in (*needs.KERNELS["HTDemucs"], "resample._resample_tiles")
+}
 LANES = 4
 STACK, MOST_PAGES = 65536, 65536
 

@@ -205,7 +205,7 @@ export class WasmEngine {
     const engine = await this.#engine(wish.model, { onprogress, signal });
     const { samplerate: rate, channels, recipe } = engine.model;
     const audio = await decoded(await this.#store.get(track.id, "original"));
-    const mix = await engine._converted(channelsOf(audio), audio.sampleRate, signal);
+    const mix = await engine.convert(channelsOf(audio), audio.sampleRate, signal);
     const length = mix[0].length;
     const stems = wish.stems ?? engine.stems;
     await this.#change(track, { sources: stems, rate, stem_channels: channels, length });
@@ -347,10 +347,7 @@ export class WasmEngine {
   /** At the song's own rate, by the engine's kernel. @param {Track} track @param {Float32Array[]} channels */
   async #resampled(track, channels) {
     const engine = this.#loaded?.engine ?? (await this.#engine(/** @type {string} */ (track.wish?.model), {}));
-    /** @type {(a: number, b: number) => number} */ const gcd = (a, b) => (b ? gcd(b, a % b) : a);
-    const divisor = gcd(track.rate, track.samplerate);
-    const answer = await engine._crew.request({ type: "resample", channels, old: track.rate / divisor, fresh: track.samplerate / divisor }, {});
-    return /** @type {Float32Array[]} */ (answer.channels);
+    return engine.resample(channels, track.rate, track.samplerate);
   }
 
   /** Nothing is dragged out of this page: there is no address before the file is made. @returns {null} */

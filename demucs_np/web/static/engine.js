@@ -118,7 +118,7 @@ export class Engine {
     checkOptions(options, tape.length);
     checkTrack(channels, model.channels);
     heed(signal);
-    const track = await this._converted(channels, sampleRate ?? model.samplerate, signal);
+    const track = await this.convert(channels, sampleRate ?? model.samplerate, signal);
     if (track[0].length < 2) throw new DemucsError("audio", `the track has ${track[0].length} samples at ${model.samplerate} Hz`, "give it more");
     const members = model.weights.flatMap((row, i) => (options.indices.some(s => row[s]) ? [i] : []));
     await this._need(members, { onprogress, signal });
@@ -145,18 +145,30 @@ export class Engine {
     this._crew.close();
   }
 
-  /** The track as the model hears it. @param {Float32Array[]} channels @param {number} rate @param {AbortSignal | undefined} signal */
-  async _converted(channels, rate, signal) {
+  /**
+   * A track as the model hears it: its channels, at its rate.
+   * @param {Float32Array[]} channels @param {number} rate @param {AbortSignal} [signal] @returns {Promise<Float32Array[]>}
+   */
+  async convert(channels, rate, signal) {
     const { channels: wanted, samplerate } = this.model;
     if (!(Number.isInteger(rate) && rate > 0)) throw new DemucsError("usage", `sampleRate is ${rate}`, "give a whole number of hertz");
     let track = channels.slice(0, wanted);
     if (channels.length === 1) track = Array.from({ length: wanted }, () => channels[0]);
     if (wanted === 1 && channels.length > 1) track = [mean(channels)];
-    const divisor = gcd(rate, samplerate), old = rate / divisor, fresh = samplerate / divisor;
-    if (old === fresh) return track;
-    const distinct = channels.length === 1 ? track.slice(0, 1) : track;
-    const { channels: out } = await this._crew.request({ type: "resample", channels: distinct, old, fresh }, { signal });
-    return channels.length === 1 ? Array.from({ length: wanted }, () => out[0]) : out;
+    if (channels.length > 1) return this.resample(track, rate, samplerate, signal);
+    const [out] = await this.resample(track.slice(0, 1), rate, samplerate, signal);
+    return track.map(() => out);
+  }
+
+  /**
+   * Channels at another rate, by the filter of the models.
+   * @param {Float32Array[]} channels @param {number} from Hz @param {number} to Hz @param {AbortSignal} [signal] @returns {Promise<Float32Array[]>}
+   */
+  async resample(channels, from, to, signal) {
+    if (from === to) return channels;
+    const divisor = gcd(from, to);
+    const { channels: out } = await this._crew.request({ type: "resample", channels, old: from / divisor, fresh: to / divisor }, { signal });
+    return out;
   }
 
   /** Have the weights of these members in memory. @param {number[]} members @param {{ onprogress: (p: Progress) => void, signal?: AbortSignal }} options */
