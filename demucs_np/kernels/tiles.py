@@ -57,6 +57,7 @@ class Pool:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
+            del job  # with the arrays that it was for: of packing, those are a mapped file
 
     def run(self, kernel: Callable[..., Any], tiles: int, scratch: int, *args: Any) -> None:
         """Call `kernel(tile0, tile1, scratch, *args)` for ranges of tiles that make up 0 ... tiles; each thread has a `scratch` of its own,
