@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels.packing import widened
-
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -47,6 +45,8 @@ def as_float32(stored: Stored) -> np.ndarray:
     if array.dtype == np.float32 and array.flags.c_contiguous and array.flags.aligned:
         return array
     if stored.dtype == "F16":
+        from ...kernels.packing import widened  # Numba, which what only looks at files does without
+
         return widened(array)
     with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinite
         return np.array(array, dtype=np.float32, order="C")
