@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 
 def _leave(*_: object) -> None:
@@ -16,6 +17,8 @@ def run(prog_name: str = "demucs-np") -> None:
     """What the installed script calls."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
+    if sys.stderr is None:  # closed, or a program without a console; the next file that is opened must not take its place
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     from .commands.main import main
 
     main(prog_name=prog_name)

@@ -335,6 +335,20 @@ def test_the_files_are_listed_for_the_next_program() -> None:
     assert result.stdout.splitlines() == [str(Path("separated", "htdemucs", "song", f"{name}.wav")) for name in SOURCES]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell that closes files")
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_streams(tmp_path: Path, closed: str) -> None:
+    """As from a scheduler, or a program without a console: the work is done, and nothing is written into the files."""
+    soundfile.write(tmp_path / "song.wav", np.random.default_rng(0).standard_normal((8000, 2)) / 10, 44100)
+    shell = f"{sys.executable} -m demucs_np -n demo -o {tmp_path / 'out'} {tmp_path / 'song.wav'} {closed}"
+    assert subprocess.run(shell, shell=True, cwd=tmp_path).returncode == 0
+    for stem in ("drums", "bass", "other", "vocals"):
+        samples, _ = soundfile.read(tmp_path / "out" / "demo" / "song" / f"{stem}.wav")
+        assert len(samples) == 8000
+    shell = f"{sys.executable} -m demucs_np -n demo -o {tmp_path / 'out'} {tmp_path / 'nothing.wav'} {closed}"
+    assert subprocess.run(shell, shell=True, cwd=tmp_path).returncode == 1
+
+
 def test_sig_is_a_name(loader: Loader) -> None:
     assert run("-s", "955717e8", "song.wav").exit_code == 0
     assert loader.asked == [("955717e8", None, "numba")]
