@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..jobs import Job
 
 # What `separate` has, but for what a library has in another way or not at all.
-OPTIONS = [option for option in separate.params if option.name not in ("tracks", "out", "device", "jobs", "list_models", "verbose")]
+OPTIONS = [option for option in separate.params if option.name not in ("tracks", "out", "device", "jobs", "list_models", "page", "verbose")]
 OF_A_ROW = {option.name: option for option in OPTIONS if option.name not in ("repo", "threads", "backend")}
 
 

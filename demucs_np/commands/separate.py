@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -137,6 +138,7 @@ class Size(click.ParamType):
     help="Against clipping: scale a stem that is too loud, scale all by one gain, cut peaks at 0.99, bend them, or cut them at 1.",
 )  # fmt: skip
 @click.option("--residual", is_flag=True, help="Write what the stems lack of the track too: all files add up to it.")
+@click.option("--page", is_flag=True, help="Write index.html beside the stems: players, waveforms and spectrograms, by a double click.")
 @click.option("--rate", metavar="HZ|original", type=RateOfFiles(), help="Sample rate of the files.  [default: the model's]")
 @click.option("--start", metavar="[[H:]M:]S", type=Clock(), default=0.0, help="Separate from here on.  [default: the beginning]")
 @click.option("--duration", metavar="[[H:]M:]S", type=Clock(), help="Separate so much.  [default: to the end]")
@@ -156,7 +158,7 @@ class Size(click.ParamType):
 @click.option("-j", "--jobs", type=int, help="Accepted for compatibility: all cores work on one track, see --threads.")
 @click.option("--list-models", is_flag=True, help="List the models and exit.")
 @click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
-def separate(tracks: tuple[Path, ...], device: str, jobs: int | None, list_models: bool, verbose: bool, **options: Any) -> None:
+def separate(tracks: tuple[Path, ...], device: str, jobs: int | None, list_models: bool, page: bool, verbose: bool, **options: Any) -> None:
     """Separate TRACKS into stems: OUT/NAME/TRACK/STEM.wav for each. "-" is standard input.
 
     The options are those of the `demucs` command. The exit status is 1 if a track failed (the others are done all the same), and 2
@@ -172,13 +174,16 @@ def separate(tracks: tuple[Path, ...], device: str, jobs: int | None, list_model
     if not tracks:
         raise click.UsageError("Name at least one track (`demucs-np separate --help` shows the options).")
 
+    if page and "{track}" not in os.path.dirname(options["filename"]):
+        raise click.UsageError("--page needs a folder for each track: write {track}/ in --filename.")
+
     from ..jobs import prepare
 
     settings = job_from(**options)
     bar = Bar(sys.stderr)
     if device != "cpu":
         bar.line(f"Note: there is no {device} device here; everything runs on the CPU.")
-    run = _Run(settings, bar, verbose)
+    run = _Run(settings, bar, page, verbose)
     waiting = run.readable(dict.fromkeys(map(str, tracks)))
     if waiting:
         with bar.telling():
@@ -259,10 +264,10 @@ def _encoding(*, int24: bool, float32: bool, flac: bool, mp3: bool, mp3_bitrate:
 class _Run:
     """The tracks of one call, one after the other."""
 
-    def __init__(self, settings: Job, bar: Bar, verbose: bool) -> None:
+    def __init__(self, settings: Job, bar: Bar, page: bool, verbose: bool) -> None:
         from ..jobs import Claims
 
-        self._settings, self._bar, self._verbose = settings, bar, verbose
+        self._settings, self._bar, self._page, self._verbose = settings, bar, page, verbose
         self._claims = Claims()
         self.failed = 0
 
@@ -308,6 +313,19 @@ class _Run:
         if not all(end is not None and end.isatty() for end in (sys.stdout, sys.stderr)):  # for the next program, or for a log
             for file in result.files.values():
                 click.echo(file.path)
+        if self._page:
+            self._write_page({name: Path(file.path) for name, file in result.files.items()})
+
+    def _write_page(self, files: dict[str, Path]) -> None:
+        from ..page.song import write
+
+        try:
+            with self._bar.telling():
+                path = write(files, self._bar.title)
+        except DemucsError as error:
+            self._fail(str(error), "")
+        else:
+            self._bar.line(f"{self._bar.title}: {path} shows them")
 
     def _fail(self, error: str, trace: str) -> None:
         check()  # a signal that came while a library called back may be all that failed

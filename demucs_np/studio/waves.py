@@ -10,7 +10,7 @@ from types import TracebackType
 import numpy as np
 
 from ..errors import AudioError
-from .pictures import Pictures
+from ..page.pictures import Pictures
 
 HEADER = 56  # bytes: RIFF, fmt, fact, data
 

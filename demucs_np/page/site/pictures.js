@@ -1,5 +1,5 @@
 // @ts-check
-/** What the page draws of a stem, gathered block by block where no server does it: the same bytes as `studio/pictures.py` makes. */
+/** What the page draws of a stem, gathered block by block where no server does it: the same bytes as `page/pictures.py` makes. */
 
 export const PEAK = 256; // samples of a peak: two int8, the least and the greatest sample of all channels, 127 being ±1
 export const COLUMN = 2048; // samples of a column, without overlap
