@@ -93,7 +93,7 @@ def test_all_options_of_separate_are_options_here() -> None:
     separate, batch = (main.get_command(context, name) for name in ("separate", "batch"))
     assert separate is not None
     assert batch is not None
-    other = {"tracks", "device", "jobs", "list_models"}
+    other = {"tracks", "device", "jobs", "list_models", "page"}
     assert {option.name for option in separate.params} - other <= {option.name for option in batch.params}
 
 
