@@ -284,7 +284,7 @@ def widened(x: np.ndarray) -> np.ndarray:
     if DISABLED:
         out[:] = x.reshape(-1)
     else:
-        pool().run(_widen_weights_tiles, -(-x.size // PART), 0, np.ascontiguousarray(x).view(np.uint16).reshape(-1), out)
+        pool().run(_widen_weights_tiles, -(-x.size // PART), 0, np.ascontiguousarray(x, np.float16).view(np.uint16).reshape(-1), out)
     return out.reshape(x.shape)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -92,4 +93,6 @@ class _Answer(Handler):
         stop = self.owner.cut.pop(0) if self.owner.cut else len(content)
         self.wfile.write(content[first : max(first, stop)])
         if stop < len(content):
+            self.wfile.flush()
+            time.sleep(0.5)  # for the page to read what came
             self.close_connection = True
