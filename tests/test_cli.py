@@ -349,6 +349,18 @@ def test_closed_streams(tmp_path: Path, closed: str) -> None:
     assert subprocess.run(shell, shell=True, cwd=tmp_path).returncode == 1
 
 
+def test_commands_that_take_long_say_what_they_do(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "song.wav", np.random.default_rng(0).standard_normal((8000, 2)) / 10, 44100)
+    traced = ["trace", str(tmp_path / "song.wav"), "-n", "demo", "-o", str(tmp_path / "taps.safetensors")]
+    for words, text in ((traced, b"running one segment of song.wav"), (["bench", "--repeats", "2"], b"running htdemucs up to 3 times")):
+        terminal, end = pty.openpty()
+        with subprocess.Popen([sys.executable, "-m", "demucs_np", *words], stderr=end, stdout=subprocess.DEVNULL) as running:
+            os.close(end)
+            assert text in os.read(terminal, 1000)
+            running.kill()
+        os.close(terminal)
+
+
 def test_sig_is_a_name(loader: Loader) -> None:
     assert run("-s", "955717e8", "song.wav").exit_code == 0
     assert loader.asked == [("955717e8", None, "numba")]

@@ -206,3 +206,15 @@ def test_the_mean_of_models(tmp_path: Path) -> None:
             resolve(name)
     with pytest.raises(ModelError, match="model 3 of the bag has sources"):
         mean_of([one, BagOfModels([FakeModel(sources=("a", "b"))])])  # type: ignore[list-item]
+
+
+def test_a_constant_offset_is_in_every_stem_and_the_residual_makes_it_right(tmp_path: Path) -> None:
+    """As upstream's stems have it: its mean is taken away before the model hears the track, and given back to each."""
+    wav = (music(20_000) * 0.3 + np.float32(0.4)).astype(np.float32)
+    soundfile.write(tmp_path / "song.wav", wav.T, 44100, subtype="FLOAT")
+    stems, _ = separate(
+        tmp_path / "song.wav", tmp_path, Separator("demo", shifts=0), residual=True, encoding=Encoding("wav", 32), clip="none"
+    )
+    assert all(abs(samples.mean() - 0.4) < 0.01 for name, samples in stems.items() if name != "residual")
+    assert abs(stems["residual"].mean() + 3 * 0.4) < 0.05
+    assert np.abs(sum(stems.values()) - wav.T).max() < 1e-6
