@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def main() -> None:
     """Configurations: a list of {"name", "klass", "arguments", "modules"}; writes NAME for each."""
     wanted: list[dict[str, Any]] = json.loads(Path(sys.argv[1]).read_text())
     for one in wanted:
-        config = config_from_arguments(one["klass"], (), one["arguments"])
+        segment = one["arguments"]["segment"]
+        exact = Fraction(segment) if isinstance(segment, str) else segment
+        config = config_from_arguments(one["klass"], (), {**one["arguments"], "segment": exact})
         (Path(sys.argv[2]) / one["name"]).write_text(tape_of(config, one["modules"]))
 
 

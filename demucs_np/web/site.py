@@ -93,12 +93,11 @@ def _tapes(configs: Sequence[Config], folder: Path, report: Report) -> dict[str,
         key = json.dumps(plain(config))
         if key in files:
             continue
-        files[key] = f"tape-{hashlib.sha256(key.encode()).hexdigest()[:8]}.json"
+        files[key] = _tape_name(key)
         if (kept := BUILT / files[key]).exists():
             _write(folder / kept.name, kept.read_bytes())
             continue
-        arguments = {**json.loads(key), "sources": [str(number) for number in range(len(config.sources))]}
-        wanted.append({"name": files[key], "klass": config.klass, "arguments": arguments, "modules": hashes()})
+        wanted.append(_wanted(config, hashes()))
     if wanted:
         report(f"recording {len(wanted)} tape{'s' * (len(wanted) > 1)}")
         with tempfile.TemporaryDirectory(prefix="demucs-np-tapes-") as name:
@@ -106,6 +105,18 @@ def _tapes(configs: Sequence[Config], folder: Path, report: Report) -> dict[str,
             for one in wanted:
                 _write(folder / one["name"], (Path(name) / one["name"]).read_bytes())
     return files
+
+
+def _tape_name(key: str) -> str:
+    return f"tape-{hashlib.sha256(key.encode()).hexdigest()[:8]}.json"
+
+
+def _wanted(config: Config, of: Mapping[str, str]) -> dict[str, Any]:
+    """A tape, for modules with these hashes, as `recording.main` is told of it. A segment that is a fraction stays one: as a float, its
+    samples may be one fewer."""
+    arguments = config.constructor_arguments()
+    arguments = {name: str(value) if isinstance(value, Fraction) else value for name, value in arguments.items()}
+    return {"name": _tape_name(json.dumps(plain(config))), "klass": config.klass, "arguments": arguments, "modules": dict(of)}
 
 
 def record(wanted: list[dict[str, Any]], folder: Path) -> None:
@@ -183,18 +194,11 @@ def rebuild(folder: Path = BUILT) -> None:
     folder.mkdir(exist_ok=True)
     modules.build(folder)
     config = resolve(catalog.DEMO.name).only().config()
-    key = json.dumps(plain(config))
     for old in folder.glob("tape-*.json"):
         old.unlink()
-    arguments = {**json.loads(key), "sources": list(config.sources)}
-    made = {file: sha256(folder / file) for file in modules.FILES.values()}
+    one = _wanted(config, {file: sha256(folder / file) for file in modules.FILES.values()})
     with tempfile.TemporaryDirectory() as name:
-        one: dict[str, Any] = {
-            "name": f"tape-{hashlib.sha256(key.encode()).hexdigest()[:8]}.json",
-            "klass": config.klass,
-            "arguments": arguments,
-        }
-        record([{**one, "modules": made}], Path(name))
+        record([one], Path(name))
         shutil.copy(Path(name) / one["name"], folder)
 
 

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from fractions import Fraction
 
+import packages
 import pytest
 from click.testing import CliRunner
 from sites import GOLDEN, golden_file
@@ -100,6 +102,17 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     result = run("build", "-o", tmp_path / "site")
     assert result.exit_code == 1
     assert "cannot be written" in result.output
+
+
+def test_a_segment_that_is_a_fraction_keeps_its_samples(tmp_path):
+    """87/20 s are 191835 samples at 44.1 kHz; 4.35 as a float times 44100 is a little less."""
+    golden = load_golden(GOLDEN / "ht_published.safetensors")
+    kwargs = {**golden.config.constructor_arguments(), "segment": Fraction(87, 20)}
+    path = tmp_path / "model.safetensors"
+    packages.write(path, packages.draw(golden.config.klass, kwargs), packages.metadata(golden.config.klass, kwargs))
+    assert run("build", "-o", tmp_path / "site", "-n", path).exit_code == 0
+    recorded = json.loads(next((tmp_path / "site").glob("tape-*.json")).read_text())
+    assert recorded["length"] == 191835
 
 
 def test_a_file_where_the_folder_should_be(tmp_path):
