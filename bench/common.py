@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from demucs_np.inspection.speed import MODELS, SECONDS  # noqa: E402
 from demucs_np.machine import processor  # noqa: E402
+from demucs_np.weights.catalog import ARCHITECTURES  # noqa: E402
 
 TINY = {  # for trying the scripts out
     "tiny": (
@@ -37,7 +38,7 @@ TINY = {  # for trying the scripts out
     "tiny_hdemucs": ("demucs.hdemucs.HDemucs", {"sources": ["drums", "vocals"], "channels": 4, "dconv_comp": 2, "segment": 1}),
     "tiny_demucs": ("demucs.demucs.Demucs", {"sources": ["drums", "vocals"], "channels": 4, "dconv_comp": 2, "depth": 4, "segment": 1}),
 }
-KNOWN: dict[str, tuple[str, dict[str, Any]]] = {**MODELS, **TINY}
+KNOWN: dict[str, tuple[str, dict[str, Any]]] = {**MODELS, "htdemucs_6s": ARCHITECTURES["5c90dfd2"], **TINY}
 
 
 def environment(threads: int | None = None, **extra: str) -> dict[str, str]:

@@ -93,12 +93,12 @@ _models: OrderedDict[tuple[object, ...], BagOfModels] = OrderedDict()
 _loading = threading.Lock()
 
 
-def warm_model(name: str, repo: str | None = None, backend: str = "numba") -> BagOfModels:
+def warm_model(name: str, repo: str | None = None, backend: str = "numba", memory: int | None = None) -> BagOfModels:
     """As `load_model`, but what this process loaded lately is not loaded again, unless its file has changed."""
     key = (name, repo, backend, *_stamp(name))
     with _loading:
         if key not in _models:
-            loaded = weights.load_model(name, repo=None if repo is None else Path(repo), backend=backend)
+            loaded = weights.load_model(name, repo=None if repo is None else Path(repo), backend=backend, memory=memory)
             while len(_models) >= WARM:
                 _models.popitem(last=False)
             _models[key] = loaded
@@ -126,7 +126,7 @@ def prepare(job: Job) -> list[str]:
     Raises ModelError or WeightsError where the model cannot be had, UsageError for options that do not fit it.
     """
     job.key()
-    model = warm_model(job.model, job.repo, job.backend)
+    model = warm_model(job.model, job.repo, job.backend, job.memory)
     outputs = Outputs.choose(model, job.stems, job.two_stems, job.other_method)
     job.options.check(model)
     return outputs.names + [RESIDUAL] * job.residual
@@ -147,7 +147,7 @@ def run_job(job: Job, progress: Progress | None = None) -> Result:
 def _separate(job: Job, progress: Progress | None, note: Note) -> dict[str, Path]:
     check_track(job.track)
     options = job.options
-    model = warm_model(job.model, job.repo, job.backend)
+    model = warm_model(job.model, job.repo, job.backend, job.memory)
     separator = Separator(
         model, shifts=options.shifts, overlap=options.overlap, split=options.split,
         segment=options.segment, seed=options.seed, stems=job.stems, threads=job.threads, progress=progress,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kernel_checks import varied
 
 from demucs_np.kernels import arena as arena_module
-from demucs_np.kernels.arena import GRAIN, Arena
+from demucs_np.kernels.arena import GRAIN, Arena, Plan, PlannedArena
 from demucs_np.kernels.layer import Norm
 from demucs_np.operations import operations
 
@@ -127,6 +127,64 @@ def test_no_two_arrays_share_memory(steps):
                 assert np.all(array == value)
                 arena.give(array)
     assert all(np.all(array == value) for value, array in held)
+
+
+STEPS = st.lists(st.tuples(st.booleans(), st.integers(0, 5000)), max_size=60)
+
+
+def follow(arena, steps, write=True):
+    """Takes and gives; what was written stays until it is given back. All is given back in the end."""
+    held = []
+    for n, (take, size) in enumerate([*steps, *[(False, 0)] * len(steps)]):
+        if take:
+            array = arena.take(size)
+            if write:
+                array[:] = n
+            held.append((n, array))
+        elif held:
+            value, array = held.pop(size % len(held))
+            assert not write or np.all(array == value)
+            arena.give(array)
+
+
+@varied(100)
+@given(STEPS, STEPS)
+def test_buffers_lie_where_a_plan_has_them(steps, others):
+    """And where it is not for this computation, or something else lies there, wherever there is room."""
+    with mock.patch.object(arena_module, "SLAB", 8 * GRAIN):
+        planned = PlannedArena()
+        follow(planned, steps, write=False)
+        plan, arena = planned.plan(), Arena()
+        with arena.following(plan):
+            follow(arena, steps)
+        assert arena.peak == 4 * plan.size
+        with arena.following(plan):
+            follow(arena, others)
+        beside = arena.take(3000)
+        beside[:] = 7
+        with arena.following(plan):
+            follow(arena, steps)
+        assert np.all(beside == 7)
+        arena.give(beside)
+        assert arena.taken == 0
+
+
+def test_a_plan_leaves_no_gap_where_the_lowest_place_would():
+    steps = [(True, GRAIN), (True, 2 * GRAIN), (False, 0), (True, 3 * GRAIN), (False, 0), (True, GRAIN)]
+    planned = PlannedArena()
+    follow(planned, steps, write=False)
+    assert planned.peak == 4 * 6 * GRAIN
+    assert planned.plan().size == 5 * GRAIN
+
+
+def test_a_larger_plan_gives_the_system_back_what_is_too_small():
+    with mock.patch.object(arena_module, "SLAB", 4 * GRAIN):
+        arena = Arena()
+        arena.give(arena.take(3 * GRAIN))
+        with arena.following(Plan(((0, 9 * GRAIN),), 9 * GRAIN)):
+            arena.give(arena.take(9 * GRAIN))
+        assert arena.peak == 4 * 9 * GRAIN
+        assert arena.base().size == 9 * GRAIN
 
 
 def test_a_computation_repeated_allocates_nothing_new():

@@ -62,8 +62,8 @@ def test_a_signature_that_a_bag_names_twice_is_loaded_once(repo: Path, monkeypat
 
     (repo / "twice.yaml").write_text("models: [one, two, one]\n")
     read: list[str] = []
-    original = load.read_model
-    monkeypatch.setattr(load, "read_model", lambda path: read.append(Path(path).name) or original(path))
+    original = load.read_model_file
+    monkeypatch.setattr(load, "read_model_file", lambda path: read.append(Path(path).name) or original(path))
     bag = load_model("twice", repo=repo, backend="numpy")
     assert isinstance(bag, BagOfModels)
     assert len(bag.models) == 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import click
 
 from ..errors import UsageError
 from . import completion
+from .separate import Size
 
 
 @click.command()
@@ -43,12 +43,16 @@ from . import completion
     help="For live sound: when the work is more than so many seconds behind, skip them with a cross-fade.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; the result is the same for any number.  [default: all cores]")
+@click.option(
+    "--memory", metavar="SIZE", type=Size(),
+    help="Keep within so much memory, as in 2GB, by shorter segments where the model allows them.  [default: what is free]",
+)  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing of delay and lag on standard error.")
 @click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
 def stream(
     name: str, repo: Path | None, rate: int | None, channels: int | None, kind: str | None, wav: bool, stems: str | None,
     mix: str | None, hop: float | None, lookahead: float | None, segment: float | None, loudness: str | None, max_lag: float | None,
-    threads: int | None, quiet: bool, verbose: bool,
+    threads: int | None, memory: int | None, quiet: bool, verbose: bool,
 ) -> None:  # fmt: skip
     """Separate sound while it comes in: from standard input to standard output.
 
@@ -74,19 +78,26 @@ def stream(
 
     feed = Feed(sys.stdin.fileno())
     level = _loudness(loudness)
-    model = load_model(name, repo=repo)
+    model = load_model(name, repo=repo, memory=memory)
     gains = None if mix is None else parse_mix(mix, model.sources)
     wanted = list(gains) if gains else None if stems is None else [stem.strip() for stem in stems.split(",")]
     sound = read_header(feed) if wav else Sound(rate or 44100, channels or 2, kind or "f32")  # type: ignore[arg-type]
     separated = Stream(
         model, samplerate=sound.rate, channels=sound.channels, stems=wanted, hop=hop, lookahead=lookahead, segment=segment,
-        loudness=level, threads=threads,
+        loudness=level, threads=threads, memory=memory,
     )  # fmt: skip
     names = "a mix of " + ", ".join(gains) if gains else ", ".join(separated.stems)
     count = separated.channels_out * (1 if gains else len(separated.stems))
     tell(f"{sound.channels} channels at {sound.rate} Hz ({sound.format}) in; {names} out, {count} channels, {separated.delay:.1f} s later")
-    with contextlib.suppress(BrokenPipeError):  # whoever listened has gone
+    try:
         Pipe(feed, sound, separated, gains, write_all(sys.stdout.fileno()), max_lag=max_lag, tell=tell).run()
+    except BrokenPipeError:  # whoever listened has gone
+        return
+    except MemoryError:
+        line = separated.shortage(model)
+    else:
+        return
+    raise UsageError(line)  # with nothing of the computation held any more
 
 
 def _loudness(text: str | None) -> tuple[float, float] | None:

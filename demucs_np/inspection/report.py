@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models.ablation import listed
+from ..models.bag import Model
 from ..models.config import Config
 from ..weights.resolve import resolve
 from .module_times import Times, measure
@@ -33,7 +34,7 @@ def report(
     weights = named.weights or [[1.0] * len(configs[0].sources)] * len(named.members)
     members = [(member.name, configs.index(distinct[member.name]), row) for member, row in zip(named.members, weights, strict=True)]
     trees = [(config, modules(config)) for config in configs]
-    found = [(config, tree, measure(models[config], tree, threads=threads) if timed else None) for config, tree in trees]
+    found = [(config, tree, measure(_opened(models[config]), tree, threads=threads) if timed else None) for config, tree in trees]
     if as_json:
         return json.dumps(_as_json(members, found), indent=1, default=_plain)
     texts = [_bag_table(members, configs[0].sources)] if len(members) > 1 else []
@@ -44,6 +45,13 @@ def report(
 
 
 Member = tuple[str, int, Sequence[float]]  # name, number of its architecture, weight for each stem
+
+
+def _opened(model: Model) -> Model:
+    """The model itself, of one that is opened when its turn comes."""
+    from ..models.late import LateModel
+
+    return model.opened() if isinstance(model, LateModel) else model
 
 
 def _bag_table(members: Sequence[Member], sources: Sequence[str]) -> str:

@@ -3,7 +3,10 @@ all memory has been touched before. Fresh memory would cost page faults, which d
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -12,8 +15,17 @@ SLAB = 2**27  # floats (512 MiB) reserved at a time; the system gives pages only
 GRAIN = 1024  # floats (one page): every buffer begins on a multiple
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Where the buffers of a computation lie, in the order in which they are taken."""
+
+    places: tuple[tuple[int, int], ...]  # (first, size) of each, floats
+    size: int  # floats, of all
+
+
 class Arena:
-    """Float32 buffers cut from large slabs, always the lowest place that fits; neighbouring free places are joined."""
+    """Float32 buffers cut from large slabs, where a plan has them or else at the lowest place that fits; neighbouring free places are
+    joined."""
 
     def __init__(self) -> None:
         self._slabs: list[np.ndarray] = []
@@ -21,6 +33,8 @@ class Arena:
         self._free: list[tuple[int, int, int]] = []  # slab, start, size; sorted
         self._taken: dict[int, tuple[int, tuple[int, int, int]]] = {}  # address -> its number, place
         self._count = 0  # buffers handed out so far
+        self._plan: Iterator[tuple[int, int]] | None = None
+        self._home = 0  # the slab that the plan is for
 
     def take(self, *shape: int) -> np.ndarray:
         """An array of this shape with arbitrary content."""
@@ -28,20 +42,57 @@ class Arena:
         if wanted == 0:
             return np.empty(shape, np.float32)  # the arena's would share their address with what follows them
         size = max(GRAIN, -(-wanted // GRAIN) * GRAIN)
-        at = next((i for i, place in enumerate(self._free) if place[2] >= size), None)
-        if at is None:
-            room = self._reserve(size)
-            self._ends.append(0)
-            self._free.append((len(self._ends) - 1, 0, room))
-            at = len(self._free) - 1
-        slab, start, room = self._free.pop(at)
-        if room > size:
-            self._free.insert(at, (slab, start + size, room - size))
+        at, start = self._planned(size) or self._lowest(size)
+        slab, first, room = self._free.pop(at)
+        around = (slab, first, start - first), (slab, start + size, first + room - start - size)
+        self._free[at:at] = [place for place in around if place[2]]
         self._ends[slab] = max(self._ends[slab], start + size)
         array = self._place(slab, start, shape)
         self._taken[array.ctypes.data] = (self._count, (slab, start, size))
         self._count += 1
         return array
+
+    def _planned(self, size: int) -> tuple[int, int] | None:
+        """Which of the free places has the next one of the plan, and where that begins."""
+        if self._plan is None:
+            return None
+        start, planned = next(self._plan, (0, 0))
+        if planned != size:  # another computation
+            self._plan = None
+            return None
+        for at, (slab, first, room) in enumerate(self._free):
+            if slab == self._home and first <= start and start + size <= first + room:
+                return at, start
+        return None
+
+    def _lowest(self, size: int) -> tuple[int, int]:
+        """Which of the free places is the first with so much room, and where it begins."""
+        at = next((at for at, place in enumerate(self._free) if place[2] >= size), None)
+        if at is None:
+            self._add(size)
+            at = len(self._free) - 1
+        return at, self._free[at][1]
+
+    @contextlib.contextmanager
+    def following(self, plan: Plan) -> Iterator[None]:
+        """Within the block, buffers lie where the plan has them, as long as they are those of the plan and nothing else lies there."""
+        before = self._plan, self._home
+        if not any(slab.size >= plan.size for slab in self._slabs):
+            if not self._taken:  # give the system back what is too small for this
+                self._slabs, self._ends, self._free = [], [], []
+            self._add(plan.size)
+        self._home = next(number for number, slab in enumerate(self._slabs) if slab.size >= plan.size)
+        self._plan = iter(plan.places)
+        try:
+            yield
+        finally:
+            self._plan, self._home = before
+
+    def _add(self, size: int) -> None:
+        """A further slab with room for `size` floats."""
+        room = self._reserve(size)
+        self._ends.append(0)
+        self._free.append((len(self._ends) - 1, 0, room))
 
     def _reserve(self, size: int) -> int:
         """A further slab; returns its size, `size` at least. Where an address space is limited, a whole one may not be had."""
@@ -98,8 +149,12 @@ class Arena:
 
 
 class PlannedArena(Arena):
-    """Buffers that are not there: shapes and addresses alone, and how far real ones would reach. Their numbers must be neither read nor
-    written."""
+    """Buffers that are not there: shapes and addresses alone, of a computation for which `plan` then finds places. Their numbers must be
+    neither read nor written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._spans: list[tuple[int, int, int]] = []  # of each buffer that was given back: size, its number, that of the next one then
 
     def _reserve(self, size: int) -> int:
         room = max(SLAB, size)
@@ -111,6 +166,26 @@ class PlannedArena(Arena):
 
     def take_doubles(self, size: int) -> np.ndarray:
         return self.take(2 * size)
+
+    def give(self, array: np.ndarray) -> None:
+        number, (_, _, size) = self._taken.get(array.ctypes.data, (0, (0, 0, 0)))
+        super().give(array)
+        if size:
+            self._spans.append((size, number, self._count))
+
+    def plan(self) -> Plan:
+        """The largest first, each at the lowest place that no other one has while it is in use."""
+        kept = [(size, number, self._count) for number, (_, _, size) in self._taken.values()]
+        placed: list[tuple[int, int, int, int]] = []  # begin, end, number, that of the first after it
+        for size, number, after in sorted([*self._spans, *kept], key=lambda span: (-span[0], span[1])):
+            begin = 0
+            for other, end in sorted(place[:2] for place in placed if place[2] < after and number < place[3]):
+                if other - begin >= size:
+                    break
+                begin = max(begin, end)
+            placed.append((begin, begin + size, number, after))
+        places = [(begin, end - begin) for begin, end, *_ in sorted(placed, key=lambda place: place[2])]
+        return Plan(tuple(places), max((end for _, end, *_ in placed), default=0))
 
 
 def _joined(places: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

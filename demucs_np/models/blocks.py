@@ -7,7 +7,7 @@ convolves along T. Upstream: `demucs.hdemucs` (HEncLayer, HDecLayer, MultiWrap) 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,9 +23,28 @@ Array = np.ndarray
 Tensors = Mapping[str, Array]
 
 
-def scope(tensors: Tensors, prefix: str) -> dict[str, Array]:
+def scope(tensors: Tensors, prefix: str) -> Tensors:
     """The tensors whose names begin with `prefix.`, without it."""
-    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}
+    return _Scope(tensors, prefix)
+
+
+class _Scope(Mapping[str, Array]):
+    """See `scope`. A file's tensors are made when they are asked for, so it asks for none that it is not asked for."""
+
+    def __init__(self, tensors: Tensors, prefix: str) -> None:
+        self._tensors, self._prefix = tensors, prefix + "."
+
+    def __getitem__(self, name: str) -> Array:
+        return self._tensors[self._prefix + name]
+
+    def __contains__(self, name: object) -> bool:
+        return f"{self._prefix}{name}" in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return (name[len(self._prefix) :] for name in self._tensors if name.startswith(self._prefix))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def norm_of(tensors: Tensors, name: str, path: str, groups: int = 1) -> Norm | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..operations.shapes import nothing
 from .config import Config
 from .layout import expected_tensors
 from .recipe import Recipe
-from .taps import check_ablation, shapes, silenced, tap
+from .taps import check_ablation, shapes, silenced, tap, tracing
 
 Array = np.ndarray
 
@@ -58,7 +59,9 @@ class Network:
                 raise AudioError("the audio has NaN or infinite samples; repair or re-export it")
             self.ops.free(flags)
             for item, result in zip(mix, out, strict=True):
-                self.forward(item, result)
+                # What a trace looks at, it may take otherwise.
+                with contextlib.nullcontext() if tracing() else self.ops.placed(self, mix.shape[2]):
+                    self.forward(item, result)
         except BaseException:
             self.ops.reset(mark)
             raise

@@ -1,6 +1,7 @@
 """The operations of the models, twice: `numpy_ops` says in plain NumPy what each one is, `compiled` does it fast.
 
-`protocol` says what both promise. A third set, `shapes`, computes nothing; `recording` keeps what a model calls.
+`protocol` says what both promise. Two more sets compute nothing: `shapes` says what a model is made of, `planning` how much memory it
+needs. `recording` keeps what a model calls.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ BACKENDS = ("numba", "numpy")
 
 
 def operations(backend: str) -> Operations:
-    """A set of operations: one of BACKENDS, or "shapes". Raises ValueError for another."""
+    """A set of operations: one of BACKENDS, or "shapes", or "planned". Raises ValueError for another."""
     if backend == "numba":
         from .compiled import CompiledOperations
 
@@ -24,4 +25,8 @@ def operations(backend: str) -> Operations:
         from .shapes import ShapeOperations
 
         return ShapeOperations()
+    if backend == "planned":
+        from .planning import PlannedOperations
+
+        return PlannedOperations()
     raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")

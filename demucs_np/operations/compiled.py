@@ -62,6 +62,11 @@ class CompiledOperations:
     def prepare_table(self, x: Array, *factors: float) -> Array:
         return packing.scaled(x, *factors)
 
+    def placed(self, model: Any, samples: int) -> contextlib.AbstractContextManager[None]:
+        from .planning import plan_of  # which is made of these operations
+
+        return self.arena.following(plan_of(model, samples))
+
     def mark(self) -> int:
         return self.arena.mark()
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..audio import to_pcm
+from ..audio import BLOCK, to_pcm
 from ..audio.levels import told_decibels
 from ..errors import AudioError, UsageError, reason_of
 from .stream import Stream
@@ -274,13 +274,15 @@ class Pipe:
         self._write(replace(self._sound, channels=stems * self._stream.channels_out).header())
 
     def _send(self, stems: dict[str, np.ndarray]) -> None:
+        for start in range(0, next(iter(stems.values())).shape[1], BLOCK):
+            self._send_block({name: stem[:, start : start + BLOCK] for name, stem in stems.items()})
+
+    def _send_block(self, stems: dict[str, np.ndarray]) -> None:
         if self._gains is not None:
             stems = {"the mix": np.add.reduce([np.float32(gain) * stems[name] for name, gain in self._gains.items()])}
-        wav = np.concatenate(list(stems.values()))
-        if wav.shape[1]:
-            if self._sound.format == "s16":
-                self._report_cut({name: float(np.abs(stem).max()) for name, stem in stems.items()})
-            self._write(self._sound.encode(wav))
+        if self._sound.format == "s16":
+            self._report_cut({name: float(np.abs(stem).max()) for name, stem in stems.items()})
+        self._write(self._sound.encode(np.concatenate(list(stems.values()))))
 
     def _report_cut(self, peaks: Mapping[str, float]) -> None:
         """Told when it happens, and again when it is a decibel worse."""

@@ -43,7 +43,7 @@ class Separator:
 
     `memory`: bytes that the process may take, or a size as "2GB" (None: what the system, its control groups and `ulimit -v` leave free).
     Where the model's own segment needs more, the longest one that fits is taken, and a note says so; a UsageError is raised for a `segment`
-    that does not fit, and for models whose segment cannot be chosen.
+    that does not fit, and for models whose segment cannot be chosen. A model that is loaded here is loaded with it, see `load_model`.
 
     Source: `demucs.api.Separator`.
     """
@@ -81,7 +81,7 @@ class Separator:
         if isinstance(self._model, (str, Path)):
             from ..weights import load_model
 
-            self._model = load_model(self._model)
+            self._model = load_model(self._model, memory=self.memory)
         return self._model
 
     @property

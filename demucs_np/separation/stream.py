@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +16,13 @@ import numpy as np
 from .. import audio
 from ..errors import AudioError, ModelError, UsageError
 from ..kernels.resample import Resampler
+from ..machine import parse_size
 from ..models.bag import BagOfModels, Model
 from ..threads import use_threads
 from .apply import Options, bag_of, wanted_stems
+from .fitting import SHORTEST, Segments, has_fixed_segment, needed_live
 from .loudness import Moments, Normalised, louder
-from .windows import Block, Loudness, Member, Run, View, Windows, late_windows
+from .windows import Block, Chunk, Loudness, Member, Run, Seconds, View, Windows, late_windows
 
 LOOKAHEAD = 0.5  # seconds, where only the hop is given
 FADE = 0.05  # seconds of the cross-fades between low-delay windows, at most
@@ -41,10 +45,12 @@ class Stream:
       beforehand. None: "running", or for models that hear tracks as they are (see `Recipe`) (0, 1).
     - Another rate: sound comes in by the reference's filter, as files do, and goes out by the finer one of `--rate`.
     - `stems`: which, in which order (None: all). `threads`: CPU threads (None: all).
+    - `memory`: bytes that the process may take, or a size as "2GB" (None: what the system has free), as for `Separator`: where the model's
+      own segment needs more, the longest one that fits is taken, and an AudioWarning says so.
 
     Memory is bounded for streams of any length. A stream is for one thread at a time; several streams may run at once.
 
-    Raises UsageError for options that fit neither each other nor the model, ModelError for a model that cannot be had.
+    Raises UsageError for options that fit neither each other nor the model nor the memory, ModelError for a model that cannot be had.
     """
 
     def __init__(
@@ -60,11 +66,13 @@ class Stream:
         segment: float | None = None,
         overlap: float | None = None,
         threads: int | None = None,
+        memory: int | str | None = None,
     ) -> None:
+        memory = parse_size(memory) if isinstance(memory, str) else memory
         if isinstance(model, (str, Path)):
             from ..weights import load_model
 
-            model = load_model(model)
+            model = load_model(model, memory=memory)
         self.stems = wanted_stems(model, stems)
         self.samplerate = model.samplerate if samplerate is None else samplerate
         self.channels = model.audio_channels if channels is None else channels
@@ -77,15 +85,19 @@ class Stream:
         self.samplerate = int(self.samplerate)
         self.channels_out = min(self.channels, model.audio_channels)
         self._model_channels, self._threads, self._name = model.audio_channels, threads, type(model).__name__
-        self._windows = _windows_for(model, hop, lookahead, segment, overlap)
+        self._cuts = _Cuts(model, hop, lookahead, segment, overlap)
+        seconds, line = self._segments(model).fitted(memory)
+        if line:
+            audio.warn(line)
+        self._windows = self._cuts.windows(seconds)
         self._track = _Growing(model.audio_channels)
         self._into = Resampler(self.samplerate, model.samplerate, model.backend)
         self._out = Resampler(model.samplerate, self.samplerate, model.backend, fine=True)
         if loudness is None:
             loudness = "running" if model.normalize else (0.0, 1.0)
+        self._pace = _Pace()
         self._blocks: Iterator[Block] | None = self._run(model, loudness)
         self._received = self._sent = 0  # samples at the stream's rate
-        self._worked = self._work = 0.0  # seconds given out, and seconds of work for them, the older the less
         self._busy = threading.Lock()
         self._rate = model.samplerate
         chunks = [(windows.size, *windows.around(windows.size)) for windows in map(self._windows, model.models)]
@@ -98,9 +110,20 @@ class Stream:
         indices = [model.sources.index(name) for name in self.stems]
         members = bag_of(model, indices, lambda _, member: Member(member, [0], [View()], self._windows(member)))
         if loudness == "running":
-            return Run(self._track, indices, self._threads, loudness=_Running(self._track)).bag(*members)
+            return Run(self._track, indices, self._threads, self._pace.begin, loudness=_Running(self._track)).bag(*members)
         level = _fixed(loudness)
-        return louder(Run(Normalised(self._track, *level), indices, self._threads).bag(*members), level)
+        return louder(Run(Normalised(self._track, *level), indices, self._threads, self._pace.begin).bag(*members), level)
+
+    def _segments(self, model: BagOfModels) -> Segments:
+        cuts, stems, ratio = self._cuts, len(self.stems), max(1.0, self.samplerate / model.samplerate)
+        return Segments(
+            lambda seconds: needed_live(model, cuts.windows(seconds), stems, ratio),
+            cuts.segment, cuts.given, has_fixed_segment(model), cuts.shortest,
+        )  # fmt: skip
+
+    def shortage(self, model: BagOfModels) -> str:
+        """A line for when memory has run out all the same: what of this stream of the model would need less."""
+        return self._segments(model).shortage()
 
     def push(self, block: np.ndarray) -> dict[str, np.ndarray]:
         """Take the next samples, float (channels, n), n may be 0; returns stem -> float32 (channels, m) of what has become known by them.
@@ -175,7 +198,7 @@ class Stream:
     def speed(self) -> float:
         """Seconds of sound processed in a second of work: of the last windows, about ten, without the first, which may have compiled
         kernels. NaN before."""
-        return self._worked / self._work if self._work else float("nan")
+        return self._pace.speed
 
     def _take(self) -> list[np.ndarray]:
         """All blocks that can be made of what has come, at the stream's rate: each (stems * channels, samples)."""
@@ -192,9 +215,7 @@ class Stream:
             block = np.stack([audio.convert_channels(stem, self.channels_out) for stem in block])
             with use_threads(self._threads):
                 parts.append(self._out.push(block.reshape(-1, block.shape[-1])))  # [stems, C, n] -> [stems * C, n]
-            if start:
-                self._worked = FADING * self._worked + block.shape[-1] / self._rate
-                self._work = FADING * self._work + time.perf_counter() - began
+            self._pace.add(block.shape[-1] / self._rate, time.perf_counter() - began)
 
     def _stems(self, parts: list[np.ndarray]) -> dict[str, np.ndarray]:
         rows = np.concatenate(parts, axis=1) if parts else np.empty((len(self.stems) * self.channels_out, 0), np.float32)
@@ -266,6 +287,32 @@ class _Growing:
         return self._buffer[:, at : at + stop - start]
 
 
+class _Pace:
+    """Seconds given out, and seconds of work for them: of a window the less, the older it is, and of the first one nothing."""
+
+    def __init__(self) -> None:
+        self._windows = 0
+        self._given = self._work = 0.0
+
+    def begin(self, chunk: Chunk) -> None:
+        """A model is called, or has returned."""
+        if chunk.member == 0 and chunk.state == "start":
+            self._windows += 1
+            self._given *= FADING
+            self._work *= FADING
+
+    def add(self, given: float, work: float) -> None:
+        """What became of a part of the last window."""
+        if self._windows > 1:
+            self._given += given
+            self._work += work
+
+    @property
+    def speed(self) -> float:
+        """NaN where nothing is known."""
+        return self._given / self._work if self._work else float("nan")
+
+
 class _Running:
     """The loudness of all that was heard up to a sample. It is gathered in steps that do not depend on how the sound came in."""
 
@@ -291,24 +338,41 @@ def _fixed(loudness: tuple[float, float]) -> Loudness:
     return np.float32(mean), np.float32(std + 1e-8)
 
 
-def _windows_for(
-    model: BagOfModels, hop: float | None, lookahead: float | None, segment: float | None, overlap: float | None
-) -> Callable[[Model], Windows]:
-    """How each member's windows lie. Raises UsageError."""
-    options = Options(segment=segment, overlap=overlap)
-    options.check(model)
-    if hop is None:
-        if lookahead is not None:
-            raise UsageError("a lookahead is for streams of low delay: give a hop as well")
-        return options.windows
-    lookahead = LOOKAHEAD if lookahead is None else lookahead
-    rate = model.samplerate
-    step, ahead = round(hop * rate) if 0 < hop < float("inf") else 0, round(lookahead * rate) if 0 <= lookahead < float("inf") else -1
-    if step < 1 or ahead < 0:
-        raise UsageError(f"hop is {hop} and lookahead {lookahead} seconds, but they must be above zero, and at least zero")
-    contexts = {id(member): segment if segment is not None else min(member.segment, CONTEXT) for member in model.models}
-    shortest = min(contexts.values())
-    if step + ahead > int(shortest * rate):
-        raise UsageError(f"hop and lookahead are {hop + lookahead:g} seconds, but together must fit into a window of {float(shortest):g}")
-    fade = min(round(FADE * rate), step, ahead)
-    return lambda member: late_windows(member, contexts[id(member)], step, ahead, fade)
+class _Cuts:
+    """How the windows lie over a stream, as it was asked for or with another segment. Raises UsageError."""
+
+    def __init__(
+        self, model: BagOfModels, hop: float | None, lookahead: float | None, segment: float | None, overlap: float | None
+    ) -> None:
+        self._options, self._rate = Options(segment=segment, overlap=overlap), model.samplerate
+        self._options.check(model)
+        self.given = segment is not None
+        self.segment = float(model.segment if segment is None else segment)
+        self._step = self._ahead = 0
+        if hop is None:
+            if lookahead is not None:
+                raise UsageError("a lookahead is for streams of low delay: give a hop as well")
+            return
+        lookahead = LOOKAHEAD if lookahead is None else lookahead
+        self._step, self._ahead = (round(part * self._rate) if 0 <= part < float("inf") else -1 for part in (hop, lookahead))
+        if self._step < 1 or self._ahead < 0:
+            raise UsageError(f"hop is {hop} and lookahead {lookahead} seconds, but they must be above zero, and at least zero")
+        longest = min(map(self._context, model.models))
+        self.segment = float(longest)
+        if self._step + self._ahead > int(longest * self._rate):
+            raise UsageError(f"hop and lookahead are {hop + lookahead:g} seconds, but together must fit into a window of {self.segment:g}")
+
+    def _context(self, member: Model, seconds: float | None = None) -> Seconds:
+        return seconds or self._options.segment or min(member.segment, CONTEXT)
+
+    @property
+    def shortest(self) -> float:
+        """Seconds of a segment that may be chosen."""
+        return max(SHORTEST, float(math.ceil((self._step + self._ahead) / self._rate)))
+
+    def windows(self, seconds: float | None = None) -> Callable[[Model], Windows]:
+        """With segments of so many seconds (None: as they were asked for)."""
+        if not self._step:
+            return self._options.windows if seconds is None else replace(self._options, segment=seconds).windows
+        fade = min(round(FADE * self._rate), self._step, self._ahead)
+        return lambda member: late_windows(member, self._context(member, seconds), self._step, self._ahead, fade)

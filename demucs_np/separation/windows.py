@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from ..audio.source import BLOCK
 from ..audio.source import Source as Source
 from ..errors import ModelError, UsageError
 from ..models.bag import Model, fills_segment, weighted_average
@@ -24,6 +25,8 @@ from ..threads import use_threads
 Block: TypeAlias = tuple[int, np.ndarray]  # the first sample's number, and float32 (batch, stems, channels, samples)
 Seconds: TypeAlias = float | Fraction
 Loudness: TypeAlias = tuple[np.float32, np.float32]  # mean, and standard deviation
+
+_NOTHING = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,8 @@ class Run:
             yield start, total
 
     def _pass(self, number: int, at: int, member: Member, delay: int, view: View) -> Iterator[Block]:
-        """One run over the track from position `-delay` on: chunks, cross-faded. Block starts count from there."""
+        """One run over the track from position `-delay` on: chunks, cross-faded, in blocks that are short beside them. Block starts count
+        from there."""
 
         def chunk(offset: int, count: int, around: tuple[int, int]) -> np.ndarray:
             self.on_chunk(Chunk(number, at, offset, "start"))
@@ -197,8 +201,7 @@ class Run:
 
         windows = member.windows
         size, stride, weight = windows.size, windows.stride, windows.weight
-        total_weight = np.zeros(size, np.float32)
-        total: np.ndarray | None = None  # [B, S, C, size]: of the track from `offset` on
+        before, weight_before = _NOTHING, _NOTHING  # sums of the chunks so far [B, S, C, n], and of their weights [n], from `offset` on
         offset = 0
         while True:
             while not self._ended and offset - delay + size + windows.around(size)[1] > self.length:
@@ -208,15 +211,14 @@ class Run:
                 return
             count = min(size, length - offset)
             output = chunk(offset, count, windows.around(count))
-            if total is None:
-                total = np.zeros((*output.shape[:-1], size), np.float32)
-            total[..., :count] += weight[:count] * output
-            total_weight[:count] += weight[:count]
-            ready = min(stride, length - offset)
-            yield offset, total[..., :ready] / total_weight[:ready]
-            for array in (total, total_weight):
-                array[..., : size - stride] = array[..., stride:].copy()
-                array[..., size - stride :] = 0
+            total_weight = _sum(weight[:count], weight_before)
+            ready = min(stride, count)
+            for start in range(0, ready, BLOCK):
+                part = slice(start, min(ready, start + BLOCK))
+                yield offset + start, _sum(weight[part] * output[..., part], before[..., part]) / total_weight[part]
+            before = _sum(weight[stride:count] * output[..., stride:], before[..., stride:])
+            weight_before = total_weight[stride:]
+            del output, total_weight  # the next chunk is worked on without them
             offset += stride
 
     @property
@@ -241,8 +243,13 @@ class Run:
             raise ModelError(
                 f"the model made shape {output.shape} of {wav.shape[-1]} samples: not {len(model.sources)} stems of as many samples"
             )
-        output = view.of(output[:, self.indices, :, before : before + length])
-        return output if level is None else output * level[1] + level[0]
+        if self.indices != list(range(len(model.sources))):  # else they are not copied
+            output = output[:, self.indices]
+        output = view.of(output[..., before : before + length])
+        if level is not None:
+            output = output * level[1]
+            output += level[0]
+        return output
 
     def _read(self, start: int, stop: int, level: Loudness | None) -> np.ndarray:
         """float32 (batch, channels, stop - start), at the loudness that the model is to hear."""
@@ -253,6 +260,16 @@ class Run:
             part = self.source.read(first, last)
             out[..., first - start : last - start] = part if level is None else (part - level[0]) / level[1]
         return out
+
+
+def _sum(chunk: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """What a chunk gives, and where there is any what those before it gave: float32 (..., n), `before` (..., n or fewer). Both are added to
+    zero, as upstream does it: -0 becomes 0."""
+    total = np.float32(0) + chunk
+    overlap = min(before.shape[-1], chunk.shape[-1])
+    if overlap:
+        total[..., :overlap] += before[..., :overlap]
+    return total
 
 
 def _together(streams: list[Iterator[Block]]) -> Iterator[tuple[int, Iterable[np.ndarray]]]:

@@ -6,12 +6,13 @@ import difflib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError, UsageError, shown
 from ..models import needs
-from ..models.config import Config, DemucsConfig, HTDemucsConfig, config_from_arguments
+from ..models.config import Config, config_from_arguments
 from ..models.recipe import Recipe
 from . import catalog, elsewhere, hub, own
 from .files import check_named_checksum
@@ -22,6 +23,7 @@ from .repo import SUFFIXES, BagFile, LocalRepo, read_bag
 
 if TYPE_CHECKING:
     from ..models.bag import BagOfModels, Model
+    from ..models.network import Network
 
 HUB_SCHEME = "hf://"
 
@@ -75,8 +77,8 @@ class Named:
             raise UsageError(f"{self.name} is a bag of {len(self.members)} models; name one of them: {', '.join(self.distinct)}")
         return self.members[0]
 
-    def load(self, backend: str = "numba", report: hub.Report = hub.to_stderr) -> BagOfModels:
-        """The models, ready to run. All files are fetched first: better to learn at once that one cannot be had."""
+    def load(self, backend: str = "numba", report: hub.Report = hub.to_stderr, memory: int | None = None) -> BagOfModels:
+        """The models, ready to run; see `load_model`. All files are fetched first: better to learn at once that one cannot be had."""
         from ..models.bag import BagOfModels, mean_of
 
         if backend == "numba":
@@ -86,14 +88,29 @@ class Named:
         if self.parts:
             for member in self.distinct.values():
                 member.get(report)
-            return mean_of([part.load(backend, report) for part in self.parts])
-        paths = {name: member.get(report) for name, member in self.distinct.items()}
-        models = {name: build(read_model(path), backend) for name, path in paths.items()}
+            return mean_of([part.load(backend, report, memory) for part in self.parts])
+        models = self._opened({name: member.get(report) for name, member in self.distinct.items()}, backend, report, memory)
         for model in models.values():
             model.recipe = self.recipe or model.recipe
             if self.sources and len(self.sources) == len(model.sources):
                 model.sources = self.sources
         return BagOfModels([models[member.name] for member in self.members], self.weights, self.segment)
+
+    def _opened(self, paths: dict[str, Path], backend: str, report: hub.Report, memory: int | None) -> dict[str, Model]:
+        """The models of these files, or what opens each of them when its turn comes, where there is not the memory for all."""
+        files = {name: read_model_file(path) for name, path in paths.items()}
+        if backend == "numba" and len(files) > 1:
+            from ..models.late import LateModel, Turn, fit_at_once, outline
+
+            outlines = {name: outline(file.config) for name, file in files.items()}
+            if not fit_at_once(list(outlines.values()), memory):
+                report(f"{self.name}: there is not the memory for {len(files)} models at once; each is opened when its turn comes")
+                turn = Turn()
+                for name, file in files.items():
+                    outlines[name].recipe = file.recipe
+                    needs.expect(file.config.klass)
+                return {name: LateModel(outlines[name], partial(_open, path, backend), turn) for name, path in paths.items()}
+        return {name: build(files.pop(name).checkpoint(), backend) for name in paths}  # none is held twice
 
 
 def load_model(
@@ -103,11 +120,15 @@ def load_model(
     config: str | os.PathLike[str] | None = None,
     backend: str = "numba",
     report: hub.Report = hub.to_stderr,
+    memory: int | None = None,
 ) -> BagOfModels:
     """A model ready to run; a single one is a bag of one.
 
     `name_or_path` is anything that `resolve` takes. `config` is the YAML that describes a file which holds tensors alone (None: the one
     beside it); see `formats`. `report` is called with a line of text before a download.
+
+    `memory`: bytes that the process may take (None: what the system has free). Where the weights of a bag leave too little of it for the
+    work, one of its models is in memory at a time: the same samples, and some tenths of a second more for each model and segment.
 
     Raises ModelError for an unknown name or weights that cannot be had, WeightsError for a file that does not hold exactly a model
     this package can run.
@@ -118,7 +139,7 @@ def load_model(
         from ..models.bag import BagOfModels
 
         return BagOfModels([build(checkpoint, backend)])
-    return named.load(backend, report)
+    return named.load(backend, report, memory)
 
 
 def resolve(
@@ -286,29 +307,19 @@ def read_model(path: str | os.PathLike[str], described: Described | None = None)
     return read_model_file(path, described).checkpoint()
 
 
-def build(checkpoint: Checkpoint, backend: str) -> Model:
-    """The model of a checkpoint, whose tensors it empties on the way so that none is held twice."""
+def _open(path: Path, backend: str) -> Network:
+    return build(read_model(path), backend)
+
+
+def build(checkpoint: Checkpoint, backend: str) -> Network:
+    """The model of a checkpoint."""
     if backend == "numba":
         needs.expect(checkpoint.config.klass)
-    model = _network(checkpoint, backend)
+    from ..models.classes import network
+
+    model = network(checkpoint.config, checkpoint.tensors, backend)
     model.recipe = checkpoint.recipe
     return model
-
-
-def _network(checkpoint: Checkpoint, backend: str) -> Model:
-    """Its module is imported only now, when it is known which is needed."""
-    config = checkpoint.config
-    if isinstance(config, HTDemucsConfig):
-        from ..models.htdemucs import HTDemucs
-
-        return HTDemucs(config, checkpoint.tensors, backend=backend)
-    if isinstance(config, DemucsConfig):
-        from ..models.demucs import Demucs
-
-        return Demucs(config, checkpoint.tensors, backend=backend)
-    from ..models.hdemucs import HDemucs
-
-    return HDemucs(config, checkpoint.tensors, backend=backend)
 
 
 def list_models(repo: str | os.PathLike[str] | None = None) -> dict[str, list[str]]:

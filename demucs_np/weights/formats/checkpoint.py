@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from ...models.config import Config, DemucsConfig
 from ...models.layout import expected_tensors
 from ...models.recipe import Recipe
 from . import diffq
-from .stored import FLOATS, Stored, as_float32
+from .stored import FLOATS, Stored, as_float32, forget_pages
 
 SMALL = 2**14  # elements
+ENOUGH = 2**25  # bytes of the file that are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,37 @@ class Checkpoint:
 
     path: Path
     config: Config
-    tensors: dict[str, np.ndarray]
+    tensors: Mapping[str, np.ndarray]
     recipe: Recipe = Recipe()  # noqa: RUF009 - frozen
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """Tensors of a file as float32, each made when it is asked for, so that none is held twice while a model packs them. Large ones are
+    read-only views of the memory-mapped file where it holds float32.
+
+    Models pack the large ones and keep the others as they are: views of those would keep the whole file in memory.
+    """
+
+    def __init__(self, stored: Mapping[str, Stored]) -> None:
+        self._stored, self._read = stored, 0
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        stored = self._stored[name]
+        if self._read > ENOUGH:  # what was read lies in the system's cache of the file, if it is needed once more
+            self._read = 0
+            forget_pages(stored.array)
+        self._read += stored.array.nbytes
+        tensor = as_float32(stored)
+        return tensor.copy() if tensor is stored.array and tensor.size <= SMALL else tensor
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
 
 
 @dataclass(frozen=True)
@@ -41,13 +71,8 @@ class ModelFile:
     recipe: Recipe = Recipe()  # noqa: RUF009 - frozen
 
     def checkpoint(self) -> Checkpoint:
-        """With float32 tensors. Large ones are read-only views of the memory-mapped file where it holds float32.
-
-        Models pack the large ones and keep the others as they are: views of those would keep the whole file in memory.
-        """
-        tensors = {name: as_float32(stored) for name, stored in self.stored.items()}
-        kept = {name: tensor.copy() if tensor.size <= SMALL else tensor for name, tensor in tensors.items()}
-        return Checkpoint(self.path, self.config, kept, self.recipe)
+        """With float32 tensors."""
+        return Checkpoint(self.path, self.config, Tensors(self.stored), self.recipe)
 
 
 def exact_tensors(config: Config, state: Mapping[str, Any]) -> dict[str, Stored]:

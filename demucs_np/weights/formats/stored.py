@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,3 +51,14 @@ def as_float32(stored: Stored) -> np.ndarray:
         return widened(array)
     with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinite
         return np.array(array, dtype=np.float32, order="C")
+
+
+def forget_pages(array: np.ndarray) -> None:
+    """Let the system take back the pages of the memory-mapped file of which `array` is a view, if it is one: they are read again when they
+    are needed."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    file = base.obj if isinstance(base, memoryview) else base
+    if isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        file.madvise(mmap.MADV_DONTNEED)
