@@ -170,7 +170,7 @@ def main() -> None:
             cold = min(run["first segment"] for run in colds)
             spent = min(run["processor"] for run in colds) - min(run["processor"] for run in runs)
             rows.append(("  with an empty Numba cache", f"{cold:.2f} s", ""))
-            rows.append(("  what that adds", f"{cold - warm:.2f} s (processor: {spent:.2f})", "10 s"))
+            rows.append(("  what that adds", f"{cold - warm:.2f} s (processor: {spent:.2f})", "5 s"))
     print(f"{head}\n{markdown([f'start-up, {options.model}', 'measured', 'at most'], rows)}")
 
 

@@ -110,5 +110,6 @@ def test_kernels_take_their_numbers_in_the_order_that_is_written_down(name: str)
     (geometry,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Geometry"]
     fields = [item.target.id for item in geometry.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
     (kernel,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == f"_{name}_tiles"]
-    unpacked = next(node for node in kernel.body if isinstance(node, ast.Assign) and ast.unparse(node.value) == "geometry")
+    taken = f"numbers(geometry, {len(fields)})"
+    unpacked = next(node for node in kernel.body if isinstance(node, ast.Assign) and ast.unparse(node.value) == taken)
     assert ast.unparse(unpacked.targets[0]).strip("()").split(", ") == fields

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numba
+import numpy as np
 from numba import types
+from numba.core import codegen, compiler
 from numba.extending import intrinsic, typeof_impl
 from numba.np import arrayobj
 
@@ -28,7 +30,52 @@ if os.environ.get("DEMUCS_NP_REASSOC") == "0":
 Function = Callable[..., Any]
 
 
-def _jit(function: Function, fastmath: set[str], **options: bool) -> Any:
+class _Library(codegen.JITCodeLibrary):
+    """The code of a kernel and of all that it calls, optimised once and together. Numba optimises each function by itself first."""
+
+    def _optimize_functions(self, module: Any) -> None:
+        module.data_layout = self._codegen._data_layout
+
+
+class _Emitted(_Library):
+    """The code of a function that only kernels call, as it was emitted: it is optimised with theirs. Numba makes machine code of it too."""
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:
+        self._ensure_finalized()
+        return 0
+
+    @property
+    def codegen(self) -> Any:
+        return self
+
+    def set_env(self, name: str, env: Any) -> None:
+        """There is no machine code that would look for it."""
+
+
+class _Compiler(compiler.Compiler):
+    """Compile a kernel."""
+
+    library = _Library
+
+    def compile_extra(self, function: Any) -> Any:
+        self.state.library = self.library(self.state.targetctx.codegen(), function.__qualname__)
+        self.state.library.enable_object_caching()
+        return super().compile_extra(function)
+
+
+class _Emitter(_Compiler):
+    """Compile a function that only kernels call."""
+
+    library = _Emitted
+
+
+def _jit(function: Function, fastmath: set[str], **options: Any) -> Any:
     """error_model="numpy": a division is no branch, and its loop vectorises. What Numba would make besides, an entry for C and the counting
     of references to arrays, which kernels neither make nor keep, would take a fifth of the time to compile."""
     njit: Any = numba.njit
@@ -37,7 +84,7 @@ def _jit(function: Function, fastmath: set[str], **options: bool) -> Any:
 
 def kernel(function: Function) -> Function:
     """Compile at the first call, without the GIL, and keep the result on disk. Sums may be reordered into vector lanes."""
-    dispatcher = _jit(function, SUMS, nogil=True)
+    dispatcher = _jit(function, SUMS, nogil=True, pipeline_class=_Compiler)
     if not DISABLED:
         dispatcher._cache = cache_of(function)  # as `cache=True` does with Numba's own
         dispatcher.compile = _collecting_nothing()(dispatcher.compile)
@@ -73,7 +120,7 @@ class _ForKernels:
 
     def __init__(self, function: Function, fastmath: set[str]) -> None:
         self.function = function
-        self.dispatcher = _jit(function, fastmath, no_cpython_wrapper=True)
+        self.dispatcher = _jit(function, fastmath, no_cpython_wrapper=True, pipeline_class=_Emitter)
         self._resolve = self.dispatcher.get_call_template
         self.dispatcher.get_call_template = self._once
 
@@ -99,7 +146,25 @@ if DISABLED:
     def view(array: Any, start: int, size: int) -> Any:
         """`size` elements from `start`."""
         return array[start : start + size]
+
+    def view_as(array: Any, start: int, size: int, dtype: Any) -> Any:
+        """The memory from element `start` on as `size` elements of another type."""
+        return array[start:].view(np.uint8)[: size * np.dtype(dtype).itemsize].view(dtype)
+
+    def numbers(array: Any, count: int) -> Any:
+        """The first `count` elements."""
+        return array[:count].tolist()
 else:
+
+    def _part(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        """Code of `view` and `view_as`."""
+        array, start, size = args[:3]
+        out = context.make_array(sig.return_type)(context, builder)
+        itemsize = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(sig.return_type.dtype)))
+        data = builder.gep(context.make_array(sig.args[0])(context, builder, array).data, [start])
+        data = builder.bitcast(data, context.get_data_type(sig.return_type.dtype).as_pointer())
+        arrayobj.populate_array(out, data=data, shape=[size], strides=[itemsize], itemsize=itemsize, meminfo=None)
+        return out._getvalue()
 
     @intrinsic
     def view(typingctx: Any, array: Any, start: Any, size: Any) -> Any:
@@ -108,15 +173,22 @@ else:
         A slice normalises its bounds and counts a reference: tens of nanoseconds, which rows of 48 floats feel, and threads that
         count references to the same array wait for each other.
         """
-        signature = types.Array(array.dtype, 1, "C")(array, types.intp, types.intp)
+        return types.Array(array.dtype, 1, "C")(array, types.intp, types.intp), _part
+
+    @intrinsic
+    def view_as(typingctx: Any, array: Any, start: Any, size: Any, dtype: Any) -> Any:
+        """`size` elements of another type in the memory from element `start` on, also unchecked: `array[start : ...].view(dtype)`, whose
+        checks would take a third of a second to compile."""
+        return types.Array(dtype.dtype, 1, "C")(array, types.intp, types.intp, dtype), _part
+
+    @intrinsic(prefer_literal=True)
+    def numbers(typingctx: Any, array: Any, count: Any) -> Any:
+        """The first `count` elements, a literal, as a tuple. Unpacking an array would check its length after every element."""
+        signature = types.UniTuple(array.dtype, count.literal_value)(array, count)
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            source = context.make_array(sig.args[0])(context, builder, args[0])
-            out = context.make_array(sig.return_type)(context, builder)
-            size = context.get_abi_sizeof(context.get_data_type(sig.return_type.dtype))
-            itemsize = context.get_constant(types.intp, size)
-            data = builder.gep(source.data, [args[1]])
-            arrayobj.populate_array(out, data=data, shape=[args[2]], strides=[itemsize], itemsize=itemsize, meminfo=None)
-            return out._getvalue()
+            data = context.make_array(sig.args[0])(context, builder, args[0]).data
+            values = [builder.load(builder.gep(data, [context.get_constant(types.intp, i)])) for i in range(sig.return_type.count)]
+            return context.make_tuple(builder, sig.return_type, values)
 
         return signature, codegen

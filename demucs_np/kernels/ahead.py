@@ -27,8 +27,8 @@ from ..threads import default_threads
 
 # By the time they take, the longest first, each with the types of its arguments after `tile0, tile1, scratch`; see TYPES.
 KERNELS = {
-    "conv._conv_tiles": "fffffffi",
-    "winograd._winograd_tiles": "ffffffi",
+    "conv._conv_tiles": "ffffffi",
+    "winograd._winograd_tiles": "fffffi",
     "attention._attention_tiles": "fffi",
     "local_attention._local_attention_tiles": "ffi",
     "lstm._lstm_tiles": "fmifi",
@@ -128,10 +128,13 @@ class Plan:
                 compile_(other)
 
     def _take(self, where: int) -> str | None:
-        """The next kernel that nobody has."""
-        name = next((name for name, at in self._where.items() if at == WAITING), None)
-        if name is not None:
-            self._where[name] = where
+        """The next kernel that nobody has: the helper begins at one end, this process at the other, so that they seldom meet in a function
+        that several kernels inline, the matrix product above all."""
+        waiting = [name for name, at in self._where.items() if at == WAITING]
+        if not waiting:
+            return None
+        name = waiting[0 if where == THERE else -1]
+        self._where[name] = where
         return name
 
     def _feed(self, helper: subprocess.Popen[bytes]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._jit import kernel, view
+from ._jit import kernel, numbers, view, view_as
 from .activation import exp2
 from .gemm import gemm, pack_columns, pack_rows, padded, padded_columns
 from .softmax import KEYS, QUERIES, block_sizes, divide, largest_of, raise_to, weigh2
@@ -41,7 +41,7 @@ def room(S: int, C: int, heads: int) -> int:
 @kernel
 def _pack_tiles(tile0, tile1, scratch, k, v, packed, geometry):
     """A block of keys as panels [D, PANEL] and of values as panels [keys, PANEL], as `gemm` reads them."""
-    _, S, _, D, _, lk, lv, keys, values = geometry
+    _, S, _, D, _, lk, lv, keys, values = numbers(geometry, 9)
     for tile in range(tile0, tile1):
         blocks = (S + KEYS - 1) // KEYS
         head, block = tile // blocks, tile % blocks
@@ -55,14 +55,14 @@ def _pack_tiles(tile0, tile1, scratch, k, v, packed, geometry):
 @kernel
 def _attention_tiles(tile0, tile1, scratch, q, packed, out, geometry):
     """One head and QUERIES rows: for each block of keys scores, running maximum, weights, and their product with the values."""
-    N, S, C, D, lq, _, _, keys, values = geometry
+    N, S, C, D, lq, _, _, keys, values = numbers(geometry, 9)
     for tile in range(tile0, tile1):
         across = (N + QUERIES - 1) // QUERIES
         head, first = tile // across, tile % across * QUERIES
         M = min(QUERIES, N - first)
         blocks = (S + KEYS - 1) // KEYS
         wide = padded_columns(D)
-        table = scratch[: 2 * QUERIES].view(np.int64)
+        table = view_as(scratch, 0, QUERIES, np.int64)
         at_scores = 2 * QUERIES
         at_sum = at_scores + QUERIES * KEYS
         top, total = view(scratch, at_sum, QUERIES), view(scratch, at_sum + QUERIES, QUERIES)

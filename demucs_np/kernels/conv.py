@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._jit import inline, kernel, view
+from ._jit import inline, kernel, numbers, view, view_as
 from .epilogue import ACTIVATIONS, GLU, activate, add, store, store_scaled
 from .gemm import gemm, padded, padded_columns
 from .layer import Conv
@@ -76,21 +76,20 @@ def conv_(
     out: np.ndarray,
     rows: int,
     *,
-    skip: np.ndarray | None = None,
     before: np.ndarray | None = None,
     stats: np.ndarray | None = None,
     scale: np.ndarray | None = None,
 ) -> None:
-    """out[B, L_out, C_out] = activation(norm(conv(x + skip) + bias) + before), or with `scale` out += scale * that.
+    """out[B, L_out, C_out] = activation(norm(conv(x) + bias) + before), or with `scale` out += scale * that.
 
-    Arrays are float32, C-contiguous. x, skip: [B, L, C]; before: as out; stats: [L, 2], mean and 1/std for each row of L, or [1, 2] for
+    Arrays are float32, C-contiguous. x: [B, L, C]; before: as out; stats: [L, 2], mean and 1/std for each row of L, or [1, 2] for
     all, if the layer has a norm; scale: a number for each column of the product, of a GLU for each pair.
-    `rows` is the number of windows along L. `out` must not be skip; it may be x, for a 1x1 convolution to as many channels.
+    `rows` is the number of windows along L. `out` may be x, for a 1x1 convolution to as many channels.
     """
     B, L, C = x.shape
     assert (stats is None) == (conv.projection is None)
     over = out is x and (conv.activation != "glu" or conv.columns > CHUNK)  # a row is read again after its first columns were written
-    gathered = over or skip is not None or stats is not None or conv.pad > 0 or (rows - 1) * conv.stride + conv.width > L
+    gathered = over or stats is not None or conv.pad > 0 or (rows - 1) * conv.stride + conv.width > L
     batches, length = tiling(B, rows, conv, gathered)
     reach = conv.taps // 2 * conv.dilation
     columns = padded(min(conv.columns, CHUNK))
@@ -106,16 +105,18 @@ def conv_(
         rows=rows, N=conv.columns, batches=batches, length=length, gathered=gathered, slot=slot, area=area, area_of_result=result,
         act=ACTIVATIONS[conv.activation], limit=out[0].size, crop=conv.crop * conv.outputs,
     )  # fmt: skip
-    arrays = [NOTHING if a is None else a.reshape(-1) for a in (skip, before, stats, scale)]
+    arrays = [NOTHING if a is None else a.reshape(-1) for a in (before, stats, scale)]
     tiles = -(-B // batches) * -(-rows // length)
     scratch = 2 * batches * length + area + result
     pool().run(_conv_tiles, tiles, scratch, x.reshape(-1), conv.packed, *arrays, out.reshape(-1), np.array(geometry))
 
 
 @kernel
-def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, out, geometry):
+def _conv_tiles(tile0, tile1, scratch, x, weights, before, stats, scale, out, geometry):
     """Tiles of `conv_`: gather the input with its halo, then for each chunk of columns product, activation, store."""
-    B, L, C, width, stride, pad, taps, dilation, rows, N, batches, length, gathered, slot, area, area_of_result, act, limit, crop = geometry
+    B, L, C, width, stride, pad, taps, dilation, rows, N, batches, length, gathered, slot, area, area_of_result, act, limit, crop = numbers(
+        geometry, 19
+    )
     places = C + 2 if stats.size else C
     K = width * places
     halves = 2 if act == GLU else 1
@@ -123,7 +124,7 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, o
     direct = area_of_result == 0
     together = crop == 0 and length == rows and rows * wide == limit
     across = (rows + length - 1) // length
-    table = scratch[: 2 * batches * length].view(np.int64)
+    table = view_as(scratch, 0, batches * length, np.int64)
     for tile in range(tile0, tile1):
         b0, l0 = tile // across * batches, tile % across * length
         b1, l1 = min(B, b0 + batches), min(rows, l0 + length)
@@ -140,7 +141,7 @@ def _conv_tiles(tile0, tile1, scratch, x, weights, skip, before, stats, scale, o
                 if stats.size:
                     _gather_scaled(x, b * L, C, l0, span, stats, gathering)
                 else:
-                    gather(x, skip, b * L, L, C, l0 * stride - pad, span, gathering)
+                    gather(x, b * L, L, C, l0 * stride - pad, span, gathering)
             start = b0 - first
         else:
             start, shift = b0, l0 * stride * C
@@ -182,8 +183,8 @@ def _windows(table, first, groups, slot, rows, leap):
 
 
 @inline
-def gather(x, skip, row, L, C, position, span, out):
-    """Positions position ... + span of row `row` of x (+ skip), zero outside 0 ... L."""
+def gather(x, row, L, C, position, span, out):
+    """Positions position ... + span of row `row` of x, zero outside 0 ... L."""
     low, high = min(span, max(0, -position)), max(0, min(span, L - position))
     high = max(low, high)
     for i in range(low * C):
@@ -191,13 +192,8 @@ def gather(x, skip, row, L, C, position, span, out):
     begin = (row + position + low) * C
     size = (high - low) * C
     inside, source = view(out, low * C, size), view(x, begin, size)
-    if skip.size:
-        other = view(skip, begin, size)
-        for i in range(size):
-            inside[i] = source[i] + other[i]
-    else:
-        for i in range(size):
-            inside[i] = source[i]
+    for i in range(size):
+        inside[i] = source[i]
     for i in range(high * C, span * C):
         out[i] = np.float32(0)
 

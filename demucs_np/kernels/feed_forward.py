@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._jit import kernel
+from ._jit import kernel, numbers, view_as
 from .conv import CHUNK
 from .epilogue import ACTIVATIONS, activate, store_scaled
 from .gemm import LANES, PANEL, gemm, padded
@@ -32,11 +32,11 @@ def feed_forward(y: np.ndarray, widen: Conv, narrow: Conv, scale: np.ndarray, ou
 @kernel
 def _feed_forward_tiles(tile0, tile1, scratch, y, weights1, weights2, scale, out, geometry):
     """TOKENS rows: for each chunk of hidden channels the first product, its activation, and its part of the second product."""
-    N, C, hidden, act, hidden_pitch, pitch = geometry
+    N, C, hidden, act, hidden_pitch, pitch = numbers(geometry, 6)
     for tile in range(tile0, tile1):
         first = tile * TOKENS
         M = min(TOKENS, N - first)
-        table = scratch[: 2 * TOKENS].view(np.int64)
+        table = view_as(scratch, 0, TOKENS, np.int64)
         at_hidden = 2 * TOKENS
         at = at_hidden + TOKENS * hidden_pitch
         for n in range(0, hidden, CHUNK):

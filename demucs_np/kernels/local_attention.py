@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._jit import exact, inline, kernel, view
+from ._jit import exact, inline, kernel, numbers, view, view_as
 from .activation import exp, sigmoid
 from .gemm import gemm, pack_columns, pack_rows, padded, padded_columns
 from .softmax import KEYS, QUERIES, block_sizes, divide, largest_of, raise_to, weigh
@@ -35,7 +35,7 @@ def local_attention(x: np.ndarray, heads: int, decays: int, out: np.ndarray) -> 
 @kernel
 def _local_attention_tiles(tile0, tile1, scratch, x, out, geometry):
     """QUERIES queries of one head and row: for each block of keys scores, running maximum, weights, and their product with the values."""
-    T, F, C, heads, decays, keys, values = geometry
+    T, F, C, heads, decays, keys, values = numbers(geometry, 7)
     for tile in range(tile0, tile1):
         D = C // heads
         wide = padded_columns(D)
@@ -45,7 +45,7 @@ def _local_attention_tiles(tile0, tile1, scratch, x, out, geometry):
         M = min(QUERIES, T - first)
         lx = F * (3 * C + heads * decays)
         query = f * (3 * C + heads * decays) + head * D
-        table = scratch[: 2 * QUERIES].view(np.int64)
+        table = view_as(scratch, 0, QUERIES, np.int64)
         at_scores = 2 * QUERIES
         at_sums = at_scores + QUERIES * KEYS
         top, total, rate = view(scratch, at_sums, M), view(scratch, at_sums + M, M), view(scratch, at_sums + 2 * M, M)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._jit import inline, kernel, view
+from ._jit import inline, kernel, numbers, view, view_as
 from .activation import sigmoid, tanh
 from .gemm import gemm, pack, padded, padded_columns
 from .sums import clear
@@ -40,14 +40,14 @@ def lstm(gates: np.ndarray, recurrent: np.ndarray, first: np.ndarray, step: int,
 @kernel
 def _lstm_tiles(tile0, tile1, scratch, gates, recurrent, first, out, geometry):
     """One direction of `count` sequences, over all steps. States are read where they are written, in `out`."""
-    steps, R, H, step, count = geometry
+    steps, R, H, step, count = numbers(geometry, 5)
     for tile in range(tile0, tile1):
         direction, begin = tile % 2, tile // 2 * count
         M = min(R, begin + count) - begin
         N = 4 * H
         ldc = padded_columns(N)
         weights = recurrent[direction]
-        table = scratch[: 2 * count].view(np.int64)
+        table = view_as(scratch, 0, count, np.int64)
         at = 2 * count
         cells = view(scratch, at + count * ldc, count * H)
         clear(cells)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import epilogue
-from ._jit import exact, kernel, view
+from ._jit import exact, kernel, numbers, view, view_as
 from .activation import gelu
 from .arena import Arena
 from .epilogue import ACTIVATIONS, GLU, store
@@ -52,7 +52,7 @@ def _width(period: int) -> int:
 @kernel
 def _sums_tiles(tile0, tile1, scratch, x, partial, geometry):
     """Sums and sums of squares of each column of x read as rows of `width`."""
-    width, step = geometry
+    width, step = numbers(geometry, 2)
     for tile in range(tile0, tile1):
         clear(view(partial, tile * 2 * width, 2 * width))
         sums, squares = view(partial, tile * 2 * width, width), view(partial, (tile * 2 + 1) * width, width)
@@ -119,13 +119,12 @@ def group_norm(
 @kernel
 def _scale_shift_tiles(tile0, tile1, scratch, partial, weight, bias, table, geometry):
     """table[2, C]: GroupNorm as x * scale + shift."""
-    parts, repeats, groups, G, count, block = geometry
+    parts, repeats, groups, G, count, block = numbers(geometry, 6)
     C = groups * G
     for tile in range(tile0, tile1):
         first, last = tile * block, min(groups, (tile + 1) * block)
         size = (last - first) * G
-        both = scratch[: 4 * size].view(np.float64)
-        sums, squares = view(both, 0, size), view(both, size, size)
+        sums, squares = view_as(scratch, 0, size, np.float64), view_as(scratch, 2 * size, size, np.float64)
         _add_up(partial, first * G, parts, 2 * repeats * C, repeats, C, sums)
         _add_up(partial, repeats * C + first * G, parts, 2 * repeats * C, repeats, C, squares)
         for g in range(first, last):
@@ -137,7 +136,7 @@ def _scale_shift_tiles(tile0, tile1, scratch, partial, weight, bias, table, geom
 
 @kernel
 def _affine_tiles(tile0, tile1, scratch, x, table, out, geometry):
-    rows, L, length, crop, C, act = geometry
+    rows, L, length, crop, C, act = numbers(geometry, 6)
     scale, shift = view(table, 0, C), view(table, C, C)
     for tile in range(tile0, tile1):
         z = view(scratch, 0, C)
@@ -181,7 +180,7 @@ def activate(x: np.ndarray, activation: str) -> None:
 
 @kernel
 def _activate_tiles(tile0, tile1, scratch, x, geometry):
-    (act,) = geometry
+    (act,) = numbers(geometry, 1)
     for tile in range(tile0, tile1):
         first = tile * 2**16
         size = min(2**16, x.size - first)
@@ -199,10 +198,9 @@ def normalize(x: np.ndarray, out: np.ndarray, moments: np.ndarray, arena: Arena)
 
 @kernel
 def _mean_std_tiles(tile0, tile1, scratch, partial, moments, geometry):
-    parts, repeats, _, C, count, _ = geometry
+    parts, repeats, _, C, count, _ = numbers(geometry, 6)
     for _ in range(tile0, tile1):
-        both = scratch[: 4 * C].view(np.float64)
-        sums, squares = view(both, 0, C), view(both, C, C)
+        sums, squares = view_as(scratch, 0, C, np.float64), view_as(scratch, 2 * C, C, np.float64)
         _add_up(partial, 0, parts, 2 * repeats * C, repeats, C, sums)
         _add_up(partial, repeats * C, parts, 2 * repeats * C, repeats, C, squares)
         mean, variance = _moments(sums, squares, count)
@@ -213,7 +211,8 @@ def _mean_std_tiles(tile0, tile1, scratch, partial, moments, geometry):
 def _normalize_tiles(tile0, tile1, scratch, x, moments, out):
     scale, shift = np.float32(1 / (1e-5 + moments[1])), np.float32(moments[0])
     for tile in range(tile0, tile1):
-        source, target = x[tile * 2**16 : (tile + 1) * 2**16], out[tile * 2**16 : (tile + 1) * 2**16]
+        size = min(2**16, x.size - tile * 2**16)
+        source, target = view(x, tile * 2**16, size), view(out, tile * 2**16, size)
         for i in range(source.size):
             target[i] = (source[i] - shift) * scale
 
@@ -229,8 +228,8 @@ def _add_tiles(tile0, tile1, scratch, x, table, geometry):
     parts = geometry[0]
     for tile in range(tile0, tile1):
         start = tile % parts * 2**16
-        added = table[start : start + 2**16]
-        target = x[tile // parts * table.size + start : tile // parts * table.size + start + added.size]
+        added = view(table, start, min(2**16, table.size - start))
+        target = view(x, tile // parts * table.size + start, added.size)
         for i in range(added.size):
             target[i] += added[i]
 
@@ -251,13 +250,12 @@ def norm_gelu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, arena: Arena)
 @kernel
 def _table_tiles(tile0, tile1, scratch, partial, weight, bias, table, geometry):
     """table[3, repeats, L, C]: mean, weight / std and bias of each number in a row of `_norm_gelu_tiles`."""
-    parts, repeats, L, C, count, block = geometry
+    parts, repeats, L, C, count, block = numbers(geometry, 6)
     width = repeats * L * C
     for tile in range(tile0, tile1):
         first, last = tile * block, min(L, (tile + 1) * block)
         size = (last - first) * C
-        both = scratch[: 4 * size].view(np.float64)
-        sums, squares = view(both, 0, size), view(both, size, size)
+        sums, squares = view_as(scratch, 0, size, np.float64), view_as(scratch, 2 * size, size, np.float64)
         _add_up(partial, first * C, parts, 2 * width, repeats, L * C, sums)
         _add_up(partial, width + first * C, parts, 2 * width, repeats, L * C, squares)
         for row in range(first, last):
@@ -271,7 +269,7 @@ def _table_tiles(tile0, tile1, scratch, partial, weight, bias, table, geometry):
 
 @kernel
 def _norm_gelu_tiles(tile0, tile1, scratch, x, table, geometry):
-    width, step = geometry
+    width, step = numbers(geometry, 2)
     mean, scale, bias = view(table, 0, width), view(table, width, width), view(table, 2 * width, width)
     for tile in range(tile0, tile1):
         stop = min(x.size, (tile + 1) * step)
@@ -303,8 +301,8 @@ def projected_stats(x: np.ndarray, projection: np.ndarray, columns: int, stats: 
 
 @kernel
 def _products_tiles(tile0, tile1, scratch, x, partial, geometry):
-    size, width, C, rows = geometry
-    row = scratch[: 8 * width].view(np.float64)
+    size, width, C, rows = numbers(geometry, 4)
+    row = view_as(scratch, 0, 4 * width, np.float64)
     for tile in range(tile0, tile1):
         at = tile * (1 + C) * width
         clear(view(partial, at, (1 + C) * width))
@@ -329,7 +327,7 @@ def _products_tiles(tile0, tile1, scratch, x, partial, geometry):
 @kernel
 def _projected_tiles(tile0, tile1, scratch, partial, projection, stats, geometry):
     """Σz = Σy·w + n Σb and Σz² = ⟨WW', Σyy'⟩ + 2 Wb·Σy + n Σb²: see `layer.project`."""
-    parts, repeats, L, C, count, columns, block = geometry
+    parts, repeats, L, C, count, columns, block = numbers(geometry, 7)
     width = repeats * L * C
     n = np.float64(count * columns)
     row_sums, cross, products = view(projection, 0, C), view(projection, C, C), view(projection, 2 * C, C * C)
@@ -337,7 +335,7 @@ def _projected_tiles(tile0, tile1, scratch, partial, projection, stats, geometry
     for tile in range(tile0, tile1):
         first, last = tile * block, min(L, (tile + 1) * block)
         size = (last - first) * C
-        sums = scratch[: 2 * (1 + C) * size].view(np.float64)
+        sums = view_as(scratch, 0, (1 + C) * size, np.float64)
         for d in range(1 + C):
             _add_up(partial, d * width + first * C, parts, (1 + C) * width, repeats, L * C, view(sums, d * size, size))
         for row in range(first, last):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._jit import DISABLED, inline, kernel, view
+from ._jit import DISABLED, inline, kernel, numbers, view, view_as
 from .gemm import LANES, PANEL, pack, padded, padded_columns, panel_width
 from .layer import Conv, project
 from .tiles import kept, pool
@@ -104,10 +104,10 @@ def _panel_at(number, columns):
 @kernel
 def _pack_weights_tiles(tile0, tile1, scratch, weights, bias, gamma, beta, out, geometry):
     """A panel of one tap: the bias, or the norm's; the weights; and where there is a norm, the rows for bias and mean."""
-    taps, width, C, upsample, N, by_tap, by_width, by_channel, by_phase, by_column, first, K, chunk = geometry
+    taps, width, C, upsample, N, by_tap, by_width, by_channel, by_phase, by_column, first, K, chunk = numbers(geometry, 13)
     columns = upsample * N
     wide = padded_columns(columns)
-    table = scratch[: 2 * PANEL].view(np.int64)
+    table = view_as(scratch, 0, PANEL, np.int64)
 
     panels = wide // PANEL + wide % PANEL // LANES + (1 if wide % LANES > 0 else 0)
     for tile in range(tile0, tile1):
@@ -167,10 +167,10 @@ def winograd_numpy(conv: Conv, chunk: int, along: np.ndarray, across: np.ndarray
 @kernel
 def _winograd_weights_tiles(tile0, tile1, scratch, weights, bias, transforms, out, geometry):
     """A panel of all products."""
-    taps, width, C, upsample, N, by_tap, by_width, by_channel, by_phase, by_column, first, stride, across, chunk = geometry
+    taps, width, C, upsample, N, by_tap, by_width, by_channel, by_phase, by_column, first, stride, across, chunk = numbers(geometry, 14)
     columns, r, depth = upsample * N, width // stride, stride * C
-    table = scratch[: 2 * PANEL].view(np.int64)
-    doubles = scratch[2 * PANEL : 2 * PANEL + 2 * (taps * (r + 4) + 1) * PANEL].view(np.float64)
+    table = view_as(scratch, 0, PANEL, np.int64)
+    doubles = view_as(scratch, 2 * PANEL, (taps * (r + 4) + 1) * PANEL, np.float64)
     for tile in range(tile0, tile1):
         j = _panel_at(tile, columns)
         size = panel_width(columns - j)
@@ -225,7 +225,7 @@ def projection_of(conv: Conv) -> np.ndarray:
 @kernel
 def _project_weights_tiles(tile0, tile1, scratch, weights, bias, out, geometry):
     """Tile i: what channel i has part in; tile C: the sums of the bias."""
-    C, N, by_channel, by_column, first = geometry
+    C, N, by_channel, by_column, first = numbers(geometry, 5)
     for i in range(tile0, tile1):
         if i == C:
             total = squares = 0.0
@@ -291,7 +291,7 @@ def widened(x: np.ndarray) -> np.ndarray:
 @kernel
 def _widen_weights_tiles(tile0, tile1, scratch, x, out):
     """Bit by bit: there is no type of 16 bits here."""
-    bits = out.view(np.int32)
+    bits = view_as(out, 0, out.size, np.int32)
     small = np.float32(2.0**-24)
     for i in range(tile0 * PART, min(out.size, tile1 * PART)):
         half = np.int32(x[i])

@@ -19,7 +19,7 @@ import math
 import numpy as np
 
 from . import tiles
-from ._jit import kernel, view
+from ._jit import kernel, numbers, view
 
 ZEROS = 24  # zero crossings of the sinc on each side
 ROLLOFF = 0.945  # the pass band, as a part of the lower Nyquist frequency
@@ -48,7 +48,7 @@ def taps(old: int, new: int, fine: bool = False) -> np.ndarray:
 @kernel
 def _resample_tiles(tile0, tile1, scratch, x, table, out, geometry):
     """out[c, n - first] = sum_k table[n % new, k] * x[c, n * old // new - base + k], summed in float64."""
-    size, width, old, new, first, base, tiles, length = geometry
+    size, width, old, new, first, base, tiles, length = numbers(geometry, 8)
     count = out.size // (x.size // size)
     for tile in range(tile0, tile1):
         channel, start = tile // tiles, tile % tiles * length

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._jit import kernel, view
+from ._jit import kernel, numbers, view
 from .tiles import pool
 
 PART = 2**16  # numbers of a tile
@@ -28,7 +28,7 @@ def pad(x: np.ndarray, left: int, right: int, out: np.ndarray, *, reflect: bool 
 
 @kernel
 def _pad_tiles(tile0, tile1, scratch, x, out, geometry):
-    n, ahead, whole, first, length, parts = geometry
+    n, ahead, whole, first, length, parts = numbers(geometry, 6)
     for tile in range(tile0, tile1):
         channel, part = tile // parts, tile % parts
         source, target = view(x, channel * n, n), view(out, channel * length, length)
@@ -47,7 +47,7 @@ def transpose(x: np.ndarray, out: np.ndarray) -> None:
 
 @kernel
 def _transpose_tiles(tile0, tile1, scratch, x, out, geometry):
-    channels, n, rows = geometry
+    channels, n, rows = numbers(geometry, 3)
     for i in range(tile0 * rows, min(n, tile1 * rows)):
         for channel in range(channels):
             out[i * channels + channel] = x[channel * n + i]

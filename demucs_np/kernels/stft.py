@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ._jit import DISABLED, exact, kernel, view
+from ._jit import DISABLED, exact, kernel, numbers, view
 from .tables import hann, table
 from .tiles import pool
 
@@ -169,14 +169,14 @@ def stft(x: np.ndarray, n_fft: int, hop: int, frames: int, out: np.ndarray) -> N
 
 @kernel
 def _stft_tiles(tile0, tile1, scratch, x, window, twiddle, out, geometry):
-    channels, samples, n_fft, hop, frames = geometry
+    channels, samples, n_fft, hop, frames = numbers(geometry, 5)
     for tile in range(tile0, tile1):
         channel, first = tile % channels, tile // channels * FRAMES
         count = min(FRAMES, frames - first)
         n = n_fft // 2
         for f in range(FRAMES):
             start = channel * samples + (first + min(f, count - 1)) * hop
-            frame = x[start : start + n_fft]
+            frame = view(x, start, n_fft)
             for i in range(n):  # neighbouring samples as one complex number: a real transform of 2n is a complex one of n
                 scratch[i * FRAMES + f] = frame[2 * i] * window[2 * i]
                 scratch[(n + i) * FRAMES + f] = frame[2 * i + 1] * window[2 * i + 1]
@@ -256,14 +256,14 @@ def _unpack(a, b, c, s, scale, shift, real, imaginary):
 @kernel
 def _istft_tiles(tile0, tile1, scratch, z, window, twiddle, envelope, time, out, geometry, moments, time_moments):
     """HOPS hops of output of all signals: every frame that reaches them, overlapped and added in `scratch`."""
-    frames, n_fft, hop, offset, signals, samples = geometry
+    frames, n_fft, hop, offset, signals, samples = numbers(geometry, 6)
     lanes = _lanes(signals)
     shift, scale = np.float32(moments[0]), np.float32(moments[1])
     time_shift, time_scale = np.float32(time_moments[0]), np.float32(time_moments[1])
     for tile in range(tile0, tile1):
         n = n_fft // 2
         first, last = tile * HOPS * hop, min(samples, (tile + 1) * HOPS * hop)
-        total = scratch[: (last - first) * signals]
+        total = view(scratch, 0, (last - first) * signals)
         for i in range(total.size):
             total[i] = np.float32(0)
         work = (HOPS + n_fft // hop) * hop * signals

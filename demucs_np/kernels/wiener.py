@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from ._jit import inline, kernel
+from ._jit import inline, kernel, numbers, view_as
 from .tiles import pool
 
 WINDOW = 300  # frames
@@ -47,7 +47,7 @@ def _scale(window: np.ndarray) -> float:
 @kernel
 def _wiener_tiles(tile0, tile1, scratch, z, m, scale, out, geometry):
     """BINS bins of one window: the mixture's phase at the given magnitudes, and from there the iterations."""
-    T, F, C, S, estimated, iterations = geometry
+    T, F, C, S, estimated, iterations = numbers(geometry, 6)
     for tile in range(tile0, tile1):
         blocks = (F + BINS - 1) // BINS
         window, block = tile // blocks, tile % blocks
@@ -55,11 +55,11 @@ def _wiener_tiles(tile0, tile1, scratch, z, m, scale, out, geometry):
         frames = min(WINDOW, T - first)
         divisor = scale[window] if iterations else 1.0
         complexes = WINDOW * C * (estimated + 1) + 4 * estimated
-        values = scratch[: 4 * complexes].view(np.complex128)
+        values = view_as(scratch, 0, complexes, np.complex128)
         x = values[: WINDOW * C]  # [t, C]
         y = values[WINDOW * C : WINDOW * C * (estimated + 1)]  # [t, j, C]
         R = values[WINDOW * C * (estimated + 1) :]  # [j, 2, 2]
-        v = scratch[4 * complexes : 4 * complexes + 2 * (WINDOW + 1) * estimated].view(np.float64)  # [t, j], and the sums over t
+        v = view_as(scratch, 4 * complexes, (WINDOW + 1) * estimated, np.float64)  # [t, j], and the sums over t
         for f in range(block * BINS, min(F, (block + 1) * BINS)):
             for t in range(frames):
                 at = ((first + t) * F + f) * C

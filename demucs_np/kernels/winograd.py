@@ -22,7 +22,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ._jit import DISABLED, kernel, view
+from ._jit import DISABLED, kernel, numbers, view, view_as
 from .conv import gather
 from .epilogue import ACTIVATIONS, GLU, activate, add, store, store_scaled
 from .gemm import LANES, PANEL, gemm
@@ -75,11 +75,10 @@ def winograd(
     out: np.ndarray,
     rows: int,
     *,
-    skip: np.ndarray | None = None,
     before: np.ndarray | None = None,
     scale: np.ndarray | None = None,
 ) -> None:
-    """out[B, L_out, C_out] = activation(conv(x + skip) + bias + before) for a layer that `suits`, prepared, or with `scale` out += scale *
+    """out[B, L_out, C_out] = activation(conv(x) + bias + before) for a layer that `suits`, prepared, or with `scale` out += scale *
     that. Arrays as for `conv_`."""
     B, L, C = x.shape
     batches, length = patches(B, rows, conv)
@@ -93,7 +92,7 @@ def winograd(
         rows=rows, N=conv.columns, batches=batches, length=length,
         act=ACTIVATIONS[conv.activation], limit=out[0].size, crop=conv.crop * conv.outputs,
     )  # fmt: skip
-    arrays = [NOTHING if a is None else a.reshape(-1) for a in (skip, before, scale)]
+    arrays = [NOTHING if a is None else a.reshape(-1) for a in (before, scale)]
     pool().run(_winograd_tiles, tiles, scratch, x.reshape(-1), conv.packed, *arrays, out.reshape(-1), np.array(geometry))
 
 
@@ -117,9 +116,9 @@ class Geometry(NamedTuple):
 
 
 @kernel
-def _winograd_tiles(tile0, tile1, scratch, x, weights, skip, before, scale, out, geometry):
+def _winograd_tiles(tile0, tile1, scratch, x, weights, before, scale, out, geometry):
     """Tiles of `winograd`: gather and transform the input; for each chunk of columns the products, outputs, activation, store."""
-    B, L, C, m, taps, stride, pad, rows, N, batches, length, act, limit, crop = geometry
+    B, L, C, m, taps, stride, pad, rows, N, batches, length, act, limit, crop = numbers(geometry, 14)
     step, products = (2, 16) if taps == 3 else (1, 4)
     halves = 2 if act == GLU else 1
     reach = taps // 2
@@ -133,12 +132,12 @@ def _winograd_tiles(tile0, tile1, scratch, x, weights, skip, before, scale, out,
         nb = min(batches, (B - b0 + step - 1) // step)
         nl = min(length, (rows - l0 + m - 1) // m)
         P = nb * nl
-        table = scratch[: 2 * P].view(np.int64)
+        table = view_as(scratch, 0, P, np.int64)
         span = (m * nl + 4 - m) * stride
         for i in range(step * nb + 2 * reach):
             b = b0 + i - reach
             positions = L if 0 <= b < B else 0
-            gather(x, skip, b * positions, positions, C, l0 * stride - pad, span, view(scratch, at_gathered + i * span * C, span * C))
+            gather(x, b * positions, positions, C, l0 * stride - pad, span, view(scratch, at_gathered + i * span * C, span * C))
         for p in range(P):
             table[p] = at_inputs + p * depth
             at = at_gathered + (step * (p // nl) * span + m * (p % nl) * stride) * C

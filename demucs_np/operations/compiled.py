@@ -109,7 +109,6 @@ class CompiledOperations:
         *,
         rows: int | None = None,
         length: int | None = None,
-        skip: Array | None = None,
         before: Array | None = None,
         stats: Array | None = None,
         scale: Array | None = None,
@@ -125,9 +124,9 @@ class CompiledOperations:
         elif scale is None:
             scale = ones(layer.outputs * layer.upsample)
         if layer.winograd:
-            winograd.winograd(x, layer, out, rows, skip=skip, before=before, scale=scale)
+            winograd.winograd(x, layer, out, rows, before=before, scale=scale)
         else:
-            conv.conv_(x, layer, out, rows, skip=skip, before=before, stats=stats, scale=scale)
+            conv.conv_(x, layer, out, rows, before=before, stats=stats, scale=scale)
         if spent and out is not x:
             self.free(x)
         return out

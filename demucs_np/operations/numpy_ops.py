@@ -164,7 +164,6 @@ class NumpyOperations:
         *,
         rows: int | None = None,
         length: int | None = None,
-        skip: Array | None = None,
         before: Array | None = None,
         stats: Array | None = None,
         scale: Array | None = None,
@@ -173,8 +172,6 @@ class NumpyOperations:
     ) -> Array:
         assert layer.upsample == 1 or (stats is None and before is None and scale is None)
         rows, length = layer.extent(x.shape[1], rows, length)
-        if skip is not None:
-            x = x + skip
         B, L, C = x.shape
         right = max(0, (rows - 1) * layer.stride + layer.width - layer.pad - L)
         padded = np.pad(x, ((0, 0), (layer.pad, right), (0, 0)))

@@ -74,17 +74,16 @@ class Operations(Protocol):
         *,
         rows: int | None = None,
         length: int | None = None,
-        skip: Array | None = None,
         before: Array | None = None,
         stats: Array | None = None,
         scale: Array | None = None,
         residual: Array | None = None,
         spent: bool = False,
     ) -> Array:
-        """residual + scale * activation(norm(conv(x + skip) + bias) + before) -> [B, length, outputs]. Consumes `residual`, and if it is
+        """residual + scale * activation(norm(conv(x) + bias) + before) -> [B, length, outputs]. Consumes `residual`, and if it is
         `spent` x.
 
-        x, skip: [B, L, C]; before, residual: as the result; stats: [L, 2] or [1, 2], mean and 1/std of `layer.norm`; scale: [outputs].
+        x: [B, L, C]; before, residual: as the result; stats: [L, 2] or [1, 2], mean and 1/std of `layer.norm`; scale: [outputs].
         `rows` windows along L (default: all that fit the padded input), `length` positions of the result (default: all).
         A transposed convolution takes neither stats, before nor scale, and GLU no `before`. Raises ValueError for too long a result.
         """

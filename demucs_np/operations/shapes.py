@@ -70,7 +70,6 @@ class ShapeOperations:
         *,
         rows: int | None = None,
         length: int | None = None,
-        skip: Array | None = None,
         before: Array | None = None,
         stats: Array | None = None,
         scale: Array | None = None,
