@@ -1,6 +1,6 @@
 """What a batch costs, and what it survives.
 
-python bench/batch.py throughput    tables: tracks of 30 s with the demo model, and with a full-size random one; under 12 minutes
+python bench/batch.py throughput    tables: tracks of 30 s with the demo model, and with a full-size random one, in turn; half an hour
 python bench/batch.py faults        rounds of killed workers, clients and runs, each compared with an undisturbed run
 python bench/batch.py jobs          ten thousand jobs with a stub in place of the model: time for one, and memory
 python bench/batch.py simulate      1, 16 and 256 workers with failures, against the formula of docs/scale.md
@@ -15,6 +15,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import socket
 import statistics
@@ -113,39 +114,55 @@ def throughput(options: argparse.Namespace) -> None:
                 library.mkdir(parents=True)
                 for number in range(tracks):
                     noise(library / f"{number:03}.wav", seconds, number)
-                _table(title, model, library, options.workers, cluster)
+                _table(title, model, library, options, cluster)
         finally:
             cluster.close()
 
 
-def _table(title: str, model: str, library: Path, workers: int, cluster: Cluster) -> None:
+def _table(title: str, model: str, library: Path, options: argparse.Namespace, cluster: Cluster) -> None:
+    workers, out = options.workers, library.parent / "out"
     hours = sum(soundfile.info(path).duration for path in library.iterdir()) / 3600
-    print(f"\n{title}: {len(list(library.iterdir()))} tracks, {hours * 60:.1f} minutes; {os.cpu_count()} cores\n", flush=True)
-    print(f"| {'what':<44} |     s | audio hours / hour | of one thread | of the bare network |", flush=True)
-    print(f"| {'-' * 44} | ----: | -----------------: | ------------: | ------------------: |", flush=True)
+    print(f"\n{title}: {len(list(library.iterdir()))} tracks, {hours * 60:.1f} minutes; {os.cpu_count()} cores", flush=True)
     warm = library.parent / "warm"
     warm.mkdir()
     noise(warm / "warm.wav", 1.0, 0)
-    _batch([str(warm)], model, library.parent / "warm-out", [])  # kernels are in the cache from here on
-    times: dict[str, float] = {}
-    cases: dict[str, Callable[[], float]] = {
-        "bare network, 1 thread": lambda: _bare(library, model, 1),
-        f"bare network, {workers} threads": lambda: _bare(library, model, workers),
-        f"batch, one process, {workers} threads": lambda: _batch([str(library)], model, library.parent / "o2", ["--threads", str(workers)]),
-        f"batch, {workers} workers": lambda: _batch([str(library)], model, library.parent / "o3", ["--workers", str(workers)]),
-        f"batch, {workers} Dask workers": lambda: _batch([str(library)], model, library.parent / "o4", ["--dask", cluster.address]),
+
+    def batch(*more: str) -> Callable[[list[str]], float]:
+        return lambda sources: _batch(sources, model, out, more)
+
+    bare = "bare network, {}"
+    cases: dict[str, tuple[Callable[[list[str]], float], str]] = {  # how it is measured, and beside what
+        bare.format("1 thread"): (lambda sources: _bare(Path(sources[0]), model, 1), ""),
+        "batch, one process, 1 thread": (batch("--threads", "1"), bare.format("1 thread")),
+        bare.format(f"{workers} threads"): (lambda sources: _bare(Path(sources[0]), model, workers), bare.format("1 thread")),
+        f"batch, one process, {workers} threads": (batch("--threads", str(workers)), bare.format(f"{workers} threads")),
+        f"batch, {workers} workers": (batch("--workers", str(workers)), "batch, one process, 1 thread"),
+        f"batch, {workers} Dask workers": (batch("--dask", cluster.address), f"batch, {workers} workers"),
     }
-    for case, measure in cases.items():
-        times[case] = measure()
-        one, bare = times.get("bare network, 1 thread", math.nan), times.get(f"bare network, {workers} threads", math.nan)
-        row = f"| {case:<44} | {times[case]:5.1f} | {hours / times[case] * 3600:18.1f} | {one / times[case]:13.2f} |"
-        print(f"{row} {bare / times[case]:19.2f} |", flush=True)
-    expected = tree(library.parent / "o2")
-    for other in ("o3", "o4"):
-        assert tree(library.parent / other) == expected, f"{other} has other bits"
-    lines = [json.loads(line) for line in (library.parent / "o3" / "demucs-np.jsonl").read_text().splitlines()]
+    times: dict[str, list[float]] = {case: [] for case in cases}
+    start, trees = {}, {}
+    for case, (measure, _) in cases.items():  # kernels are in the cache, and cluster's workers have loaded the model, from here on
+        for _ in range(2):
+            start[case] = measure([str(warm)]) if case.startswith("batch") else 0.0  # of the bare network nothing of it is counted
+            shutil.rmtree(out, ignore_errors=True)
+    for number in range(options.rounds):
+        for case, (measure, _) in cases.items():
+            times[case].append(measure([str(library)]))
+            print(f"round {number + 1} of {options.rounds}: {case} {times[case][-1]:.1f} s", file=sys.stderr, flush=True)
+            if out.exists():
+                trees[case] = tree(out)
+                lines = [json.loads(line) for line in (out / "demucs-np.jsonl").read_text().splitlines()]
+                shutil.rmtree(out)
+    print(f"\n| {'what':<30} | least s | median s | of it start | audio hours / hour | {'throughput beside':<28} | ratio |")
+    print(f"| {'-' * 30} | ------: | -------: | ----------: | -----------------: | {'-' * 28} | ----: |")
+    for case, (_, beside) in cases.items():
+        least = min(times[case])
+        ratio = f"{min(times[beside]) / least:5.2f}" if beside else ""
+        row = f"| {case:<30} | {least:7.1f} | {statistics.median(times[case]):8.1f} | {start[case]:11.1f} | {hours / least * 3600:18.1f} |"
+        print(f"{row} {beside:<28} | {ratio:>5} |", flush=True)
+    assert all(found == next(iter(trees.values())) for found in trees.values()), "the files differ"
     peak = max(line["memory"] for line in lines) / 1e6
-    disk = sum(map(len, expected.values())) / hours / 1e9
+    disk = sum(map(len, next(iter(trees.values())).values())) / hours / 1e9
     busy = statistics.fmean(line["seconds"] / line["audio_seconds"] for line in lines)
     print(f"\nA worker holds at most {peak:.0f} MB; an hour of audio takes {busy:.3f} h of a worker, and {disk:.2f} GB of WAV.", flush=True)
 
@@ -370,7 +387,7 @@ def main() -> None:
             sub.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
         sub.set_defaults(function=function)
 
-    command(throughput, model="htdemucs", tracks=40, seconds=30.0, full_tracks=6, full_seconds=24.0, workers=2)
+    command(throughput, model="htdemucs", tracks=40, seconds=30.0, full_tracks=6, full_seconds=30.0, workers=2, rounds=2)
     command(faults, rounds=30, tracks=5, seconds=4.0, seed=0)
     command(jobs, count=10_000)
     command(simulate, songs=100_000, song=240.0, cost=0.5, mtbf=24.0, restart=30.0, start=10.0, dispatch=0.005, seed=0)

@@ -25,7 +25,8 @@ def prevent_clip(wav: np.ndarray, clip: ClipMode, peak: Any) -> np.ndarray:
     Source: `demucs.audio.prevent_clip`; "common" is ours.
     """
     if clip in ("rescale", "common"):
-        scaled: np.ndarray = wav / divisor(clip, peak)
+        by = divisor(clip, peak)
+        scaled: np.ndarray = wav / by if by > 1 else wav
         return scaled
     if clip == "clamp":
         return wav.clip(np.float32(-0.99), np.float32(0.99))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 import tempfile
 from pathlib import Path
@@ -52,7 +53,7 @@ class Slice:
 
 
 class Spool:
-    """A track on disk, as raw float32 frames in a file without a name that vanishes when it is closed, whatever happens.
+    """A track on disk, as float32 in a file without a name that vanishes when it is closed, whatever happens.
 
     A `Source`: shape (channels, samples). `peak` is the largest magnitude.
     """
@@ -62,6 +63,7 @@ class Spool:
         self.samples = 0
         self.peak = np.float32(0)
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder, prefix=".demucs-np-", buffering=0)  # noqa: SIM115
+        self._starts: list[int] = []  # first samples of the blocks, which lie in the file as they came, channel after channel
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -71,23 +73,34 @@ class Spool:
         """Add float32 (channels, samples). Raises OSError if the disk is full."""
         if block.size == 0:
             return
-        self.peak = np.maximum(self.peak, np.abs(block).max())
+        self.peak = np.maximum(self.peak, np.maximum(block.max(), -block.min()))
         self._file.seek(0, os.SEEK_END)
-        data = np.ascontiguousarray(block.T).data.cast("B")
+        data = np.ascontiguousarray(block, np.float32).data.cast("B")
         while len(data):  # an unbuffered file may take less than all
             data = data[self._file.write(data) :]
+        self._starts.append(self.samples)
         self.samples += block.shape[1]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        frames = np.empty((stop - start, self.channels), np.float32)
-        self._file.seek(start * self.channels * frames.itemsize)
-        data = frames.data.cast("B") if frames.size else memoryview(b"")
+        out = np.empty((self.channels, stop - start), np.float32)
+        number = bisect.bisect_right(self._starts, start) - 1
+        while start < stop:
+            first = self._starts[number]
+            end = self._starts[number + 1] if number + 1 < len(self._starts) else self.samples
+            count, at = min(stop, end) - start, out.shape[1] - (stop - start)
+            for channel, row in enumerate(out):
+                self._fill(row[at : at + count], first * self.channels + channel * (end - first) + start - first)
+            start, number = start + count, number + 1
+        return out
+
+    def _fill(self, row: np.ndarray, place: int) -> None:
+        self._file.seek(place * row.itemsize)
+        data = row.data.cast("B")
         while len(data):
             count = self._file.readinto(data)  # type: ignore[attr-defined]
             if not count:
                 raise OSError("a temporary file has lost its end")
             data = data[count:]
-        return np.ascontiguousarray(frames.T)
 
     def close(self) -> None:
         self._file.close()

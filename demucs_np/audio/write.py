@@ -93,10 +93,10 @@ def to_pcm(wav: np.ndarray, bits: int) -> np.ndarray:
 
     Integers are cut toward zero, not rounded, as upstream does.
     """
-    frames = np.ascontiguousarray(wav.clip(-1, 1).T)
-    if bits == 32:
-        return frames.astype("<f4")
-    return (frames * np.float32(2 ** (bits - 1) - 1)).astype("<i2" if bits == 16 else "<i4")
+    samples = wav.clip(-1, 1)
+    if bits < 32:
+        samples *= np.float32(2 ** (bits - 1) - 1)
+    return np.ascontiguousarray(samples.astype("<f4" if bits == 32 else "<i2" if bits == 16 else "<i4", copy=False).T)
 
 
 def _write_wav(path: Path, blocks: Iterator[np.ndarray], header: bytes, bits: int) -> None:
