@@ -16,7 +16,7 @@ from .epilogue import ACTIVATIONS, GLU, activate, add, store, store_scaled
 from .gemm import gemm, padded, padded_columns
 from .layer import Conv
 from .packing import NOTHING, pack_layer, projection_of
-from .tiles import pool
+from .tiles import evenly, pool
 
 CHUNK = 512  # columns of the result in work at a time: with its rows they stay in L2
 
@@ -36,10 +36,7 @@ def tiling(B: int, rows: int, conv: Conv, gathered: bool) -> tuple[int, int]:
     if B > 1:
         target = min(target, max(48, -(-B * rows // 16)))  # tiles for 16 threads
     longest = min(rows, 64 if gathered and conv.taps > 1 else target)
-    parts = -(-rows // longest)
-    if B == 1 and rows >= 192:
-        parts = -(-parts // 4) * 4  # a few tiles shared evenly by 2 or 4 threads
-    length = -(-rows // parts)
+    length = evenly(rows, longest) if B == 1 else -(-rows // -(-rows // longest))
     batches = max(1, min(B, target // length))
     while gathered and batches > 1 and batches * ((length - 1) * conv.stride + conv.width) * conv.channels > 2**16:
         batches = (batches + 1) // 2

@@ -9,9 +9,9 @@ from .conv import CHUNK
 from .epilogue import ACTIVATIONS, activate, store_scaled
 from .gemm import LANES, PANEL, gemm, padded
 from .layer import Conv
-from .tiles import pool
+from .tiles import evenly, pool
 
-TOKENS = 96  # of a tile
+TOKENS = 96  # of a tile, at most
 assert CHUNK % PANEL == 0
 
 
@@ -22,23 +22,24 @@ def feed_forward(y: np.ndarray, widen: Conv, narrow: Conv, scale: np.ndarray, ou
     would lie 8 KiB apart, where all fall into the same few lines of L1: 62 GFLOP/s for the second product instead of 100.
     """
     N, C = y.shape
+    tokens = evenly(N, TOKENS)
     hidden_pitch, pitch = CHUNK + LANES, padded(C) + LANES
-    scratch = 2 * TOKENS + TOKENS * (hidden_pitch + pitch)
-    geometry = np.array([N, C, widen.columns, ACTIVATIONS[widen.activation], hidden_pitch, pitch])
+    scratch = 2 * tokens + tokens * (hidden_pitch + pitch)
+    geometry = np.array([N, C, widen.columns, ACTIVATIONS[widen.activation], hidden_pitch, pitch, tokens])
     arrays = (y.reshape(-1), widen.packed, narrow.packed, scale, out.reshape(-1))
-    pool().run(_feed_forward_tiles, -(-N // TOKENS), scratch, *arrays, geometry)
+    pool().run(_feed_forward_tiles, -(-N // tokens), scratch, *arrays, geometry)
 
 
 @kernel
 def _feed_forward_tiles(tile0, tile1, scratch, y, weights1, weights2, scale, out, geometry):
-    """TOKENS rows: for each chunk of hidden channels the first product, its activation, and its part of the second product."""
-    N, C, hidden, act, hidden_pitch, pitch = numbers(geometry, 6)
+    """`tokens` rows: for each chunk of hidden channels the first product, its activation, and its part of the second product."""
+    N, C, hidden, act, hidden_pitch, pitch, tokens = numbers(geometry, 7)
     for tile in range(tile0, tile1):
-        first = tile * TOKENS
-        M = min(TOKENS, N - first)
-        table = view_as(scratch, 0, TOKENS, np.int64)
-        at_hidden = 2 * TOKENS
-        at = at_hidden + TOKENS * hidden_pitch
+        first = tile * tokens
+        M = min(tokens, N - first)
+        table = view_as(scratch, 0, tokens, np.int64)
+        at_hidden = 2 * tokens
+        at = at_hidden + tokens * hidden_pitch
         for n in range(0, hidden, CHUNK):
             columns = min(CHUNK, hidden - n)
             for m in range(M):

@@ -21,6 +21,15 @@ from ..threads import current_threads
 LONGEST = 32  # tiles in a range: Ctrl-C is heard between ranges
 
 
+def evenly(rows: int, most: int) -> int:
+    """Rows of a tile, at most `most`: so that a few tiles are shared evenly by 2 or 4 threads, and more by 8 or 16."""
+    tiles = -(-rows // most)
+    if rows >= 192:
+        group = 4 if tiles <= 4 else 16
+        tiles = -(-tiles // group) * group
+    return -(-rows // tiles)
+
+
 @functools.lru_cache(maxsize=1024)
 def shares(tiles: int, threads: int) -> tuple[tuple[int, int], ...]:
     """Ranges of tiles for the threads to take in turn: each half of an even share of what is left, so that all end together.
