@@ -47,6 +47,7 @@ def test_the_bundled_site(tmp_path):
     assert recorded["modules"] == listed["modules"]
     assert (folder / model["tape"]).stat().st_size <= 100_000
     assert "tape-" in model["tape"]
+    assert json.loads((folder / "package.json").read_text())["type"] == "module"  # else Node before 20.19 does not import engine.js
     assert run("build", "-o", folder).exit_code == 0  # again, over what is there
 
 
