@@ -44,7 +44,7 @@ test: $(VENV)/ready  ## everything that needs no PyTorch
 	$(BIN)/python -m pytest -q
 
 web-test: $(VENV)/ready  ## the engine in Node and in Chromium, and the studio's page
-	$(BIN)/python -m pytest -q tests/web tests/studio/test_page.py
+	$(BIN)/python -m pytest -q tests/web tests/studio/test_page.py tests/studio/test_static_page.py tests/studio/test_inside_page.py
 
 test-plain: $(VENV)/ready  ## the kernels as plain Python, without compilation
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q -m kernel tests

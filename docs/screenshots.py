@@ -27,7 +27,7 @@ def take(page: Any, name: str, size: str, scheme: str, everything: bool) -> None
     shown = {
         ("empty", "laptop", "light"), ("separating", "laptop", "dark"), ("finished", "laptop", "light"), ("spectrogram", "laptop", "dark"),
         ("save", "laptop", "light"), ("error", "laptop", "light"), ("finished", "phone", "dark"),
-        ("tracks", "phone", "light"),
+        ("tracks", "phone", "light"), ("inside", "laptop", "light"), ("inside", "phone", "dark"),
     }  # fmt: skip
     if everything or (name, size, scheme) in shown:
         page.wait_for_timeout(250)
@@ -73,12 +73,24 @@ def tour(page: Any, server: Server, songs: Path, size: str, scheme: str, everyth
     page.locator("#save").click()
     taken("save")
     page.keyboard.press("Escape")
+    page.locator("#delete").click()
+    taken("delete")
+    page.locator("#stems").click()
+    taken("stems")
     page.locator("#help").click()
     taken("help")
     page.keyboard.press("Escape")
     if size == "phone":
         page.locator("#sheet").click()
         taken("tracks")
+        page.keyboard.press("Escape")
+    page.locator("#looking").click()
+    page.locator("[data-path='crosstransformer.layers.0']").click(timeout=60_000)
+    page.locator("#inside .looks button").last.click()
+    wait_for(lambda: "how far each looks" in page.locator("#inside figcaption").inner_text(), 60)
+    page.locator("#inside .parts button").nth(2).click()
+    page.locator("#inside .map").evaluate("map => map.scrollIntoView({ block: 'start' })")
+    taken("inside")
 
 
 def main() -> None:

@@ -1,4 +1,7 @@
-"""Fetch the libraries of the page with npm at pinned versions, with their licences: `python -m demucs_np.page.vendor`."""
+"""Fetch the libraries of the page with npm at pinned versions, with their licences: `python -m demucs_np.page.vendor`.
+
+`lame.LICENSE.txt` stands there by itself: mp3.wasm is LAME's, whose licence (LGPL, version 2) its package does not bring along.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,17 @@ from . import FOLDER
 
 PACKAGES = {  # package@version -> file in it: name here
     "client-zip@2.5.1": {"index.js": "client-zip.js", "LICENSE.txt": "client-zip.LICENSE.txt"},
+    "fourier-transform@2.5.0": {"index.js": "fourier-transform.js", "LICENSE": "fourier-transform.LICENSE.txt"},
+    "libflacjs@5.6.0": {
+        "dist/libflac.min.wasm.js": "libflac.min.wasm.js",
+        "dist/libflac.min.wasm.wasm": "libflac.min.wasm.wasm",
+        "LICENSE": "libflac.LICENSE.txt",
+    },
+    "wasm-media-encoders@0.7.0": {
+        "dist/umd/WasmMediaEncoder.min.js": "wasm-media-encoders.js",
+        "wasm/mp3.wasm": "mp3.wasm",
+        "LICENSE": "wasm-media-encoders.LICENSE.txt",
+    },
 }
 
 

@@ -8,24 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studio_server import Server
-from test_page import CHROMIUM, SOUND, Visit, sync_api
+from studio_server import Server, wait_for
+from visiting import Visit, expect, violations
 
-expect = sync_api.expect
 ATTENTION = "crosstransformer.layers.0.self_attn"
 
 
 @pytest.fixture(scope="module")
-def looking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Server]]:
+def looking(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Server]]:
     """A browser, and a studio with the demo song separated."""
     server = Server(tmp_path_factory.mktemp("inside") / "studio")
     track = server.client.post("/api/demo").json()
     server.client.post(f"/api/tracks/{track['id']}/separate", json={"model": "demo"})
     server.wait(track["id"], "done")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SOUND)
-        yield browser, server
-        browser.close()
+    yield browser, server
     server.stop()
 
 
@@ -42,36 +38,35 @@ def page(looking: tuple[Any, Server]) -> Iterator[Any]:
 def picture(page: Any) -> str:
     """The address of the picture, when it is there."""
     page.wait_for_function(
-        "() => { const i = document.querySelector('.inside img'); return i && i.complete && i.naturalWidth > 100; }", timeout=60000
+        "() => { const i = document.querySelector('#inside img'); return i && i.complete && i.naturalWidth > 100; }", timeout=60000
     )
-    return str(page.locator(".inside img").get_attribute("src"))
+    return str(page.locator("#inside img").get_attribute("src"))
 
 
 def test_the_diagram_and_the_picture_under_the_playhead(page: Any) -> None:
-    expect(page.locator(".inside .map [data-path]")).to_have_count(20)  # four times four layers and four of the transformer
+    expect(page.locator("#inside .map [data-path]")).to_have_count(20)  # four times four layers and four of the transformer
     first = picture(page)
-    assert "encoder.0 from 0.0 to 4.0 s" in page.locator(".inside img").get_attribute("alt")
+    assert "encoder.0 from 0.0 to 4.0 s" in page.locator("#inside img").get_attribute("alt")
     page.locator("[data-path='tdecoder.1']").click()
-    page.wait_for_function("(old) => document.querySelector('.inside img').getAttribute('src') !== old", arg=first, timeout=60000)
+    page.wait_for_function("(old) => document.querySelector('#inside img').getAttribute('src') !== old", arg=first, timeout=60000)
     expect(page.locator("[data-path='tdecoder.1']")).to_have_attribute("aria-pressed", "true")
     second = picture(page)
-    line, shown = (page.locator(f".inside {what}").first.bounding_box() for what in (".line", "img"))
+    line, shown = (page.locator(f"#inside {what}").first.bounding_box() for what in (".line", "img"))
     assert line["height"] > 20  # it can be seen, in the picture
     assert shown["y"] < line["y"] < line["y"] + line["height"] < shown["y"] + shown["height"]
-    before = page.locator(".inside .line").first.evaluate("(line) => line.style.left")
     page.locator("#seek").evaluate("(seek) => { seek.value = 2; seek.dispatchEvent(new Event('input')); }")
-    page.wait_for_function("(old) => document.querySelector('.inside .line').style.left !== old", arg=before)
+    wait_for(lambda: page.locator("#inside .line").first.bounding_box()["x"] > line["x"] + 10)
     page.locator("#seek").evaluate("(seek) => { seek.value = 9; seek.dispatchEvent(new Event('input')); }")  # it leaves the picture
-    page.wait_for_function("(old) => document.querySelector('.inside img').getAttribute('src') !== old", arg=second, timeout=60000)
-    assert "tdecoder.1 from 8.5 to" in page.locator(".inside img").get_attribute("alt")
+    page.wait_for_function("(old) => document.querySelector('#inside img').getAttribute('src') !== old", arg=second, timeout=60000)
+    assert "tdecoder.1 from 8.5 to" in page.locator("#inside img").get_attribute("alt")
 
 
 def test_heads_are_small_multiples(page: Any) -> None:
     picture(page)
     page.locator("[data-path='crosstransformer.layers.0']").click()
     page.locator(f"[data-look='{ATTENTION}']").click()
-    expect(page.locator(".inside figcaption")).to_contain_text("how far each looks: head 0", timeout=60000)
-    expect(page.locator(".inside .line")).to_have_count(8)
+    expect(page.locator("#inside figcaption")).to_contain_text("how far each looks: head 0", timeout=60000)
+    expect(page.locator("#inside .line")).to_have_count(8)
     expect(page.locator(f"[data-part^='{ATTENTION}:']")).to_have_count(8)
 
 
@@ -87,17 +82,39 @@ def test_hear_it_with_and_without(page: Any) -> None:
         button.click()
     stems = answered.value.json()["stems"]
     most = max(stems, key=lambda stem: stem["difference"])
-    expect(page.locator(f".inside [data-stem='{most['stem']}']")).to_have_attribute("aria-pressed", "true", timeout=60000)
-    expect(page.locator(".inside [data-stem]")).to_have_count(4)
+    expect(page.locator(f"#inside [data-stem='{most['stem']}']")).to_have_attribute("aria-pressed", "true", timeout=60000)
+    expect(page.locator("#inside [data-stem]")).to_have_count(4)
     flip = page.get_by_role("button", name="A|B without it")
     expect(flip).to_have_attribute("aria-pressed", "false")
     flip.click()
     expect(flip).to_have_attribute("aria-pressed", "true")
     page.get_by_role("button", name="Stop", exact=True).click()
-    expect(page.locator(".inside [data-stem][aria-pressed=true]")).to_have_count(0)
+    expect(page.locator("#inside [data-stem][aria-pressed=true]")).to_have_count(0)
     if folder := os.environ.get("DEMUCS_NP_PICTURES"):
         page.screenshot(path=Path(folder) / "inside.png", full_page=True)
     page.get_by_role("button", name="Switch all on").click()
-    expect(page.locator(".inside [data-off]")).to_have_count(0)
+    expect(page.locator("#inside [data-off]")).to_have_count(0)
     page.get_by_role("button", name="Look inside").click()
     expect(page.locator("#inside")).to_be_hidden()
+
+
+def test_axe_finds_nothing(page: Any, axe: str) -> None:
+    """With a layer's heads, something switched off and what is heard without it; at both widths, in both themes."""
+    picture(page)
+    page.locator("[data-path='crosstransformer.layers.0']").click()
+    page.locator(f"[data-look='{ATTENTION}']").click()
+    expect(page.locator("#inside figcaption")).to_contain_text("how far each looks: head 0", timeout=60000)
+    page.locator(f"[data-part='{ATTENTION}:1']").click()
+    page.get_by_role("button", name="Hear it").click()
+    expect(page.locator("#inside [data-stem][aria-pressed=true]")).to_have_count(1, timeout=60000)
+    page.get_by_role("button", name="Stop", exact=True).click()
+    page.evaluate(axe)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for width in (1280, 390):
+            page.set_viewport_size({"width": width, "height": 844})
+            assert violations(page) == []
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            if folder := os.environ.get("DEMUCS_NP_PICTURES"):
+                page.locator("#inside").scroll_into_view_if_needed()
+                page.screenshot(path=Path(folder) / f"inside-{width}-{scheme}.png")

@@ -6,137 +6,112 @@
  *   sources: string[], stem_channels: number, stage: string | null, part: number, seconds_left: number | null, error: string | null,
  *   took: number | null, wish: Wish | null, order: number}} Track
  * @typedef {{stems: string | null, mix: string | null, format: string, bits: number, rate: string, start: number, stop: number}} Saving
- * @typedef {{track: (track: Track) => void, removed: (id: string) => void, connected: (yes: boolean) => void,
- *   model: (name: string, part: number, done: boolean, error: string | null) => void}} Listener
- * @typedef {StudioEngine} Engine
+ * @typedef {{track: (track: Track) => void, removed: (id: string) => void, trouble: (text: string) => void,
+ *   model: (name: string, part: number, error?: string | null) => void}} Listener `trouble`: why nothing goes on; "": it does
+ * @typedef {typeof engine} Engine that of the browser has no `inspect`, `trace` and `ablate`
  */
+
+const AWAY = "The studio does not answer. Start it again with demucs-np studio; this page goes on by itself then.";
 
 /** @param {string} path @param {RequestInit} [options] */
 async function call(path, options) {
   const answer = await fetch(path, options).catch(() => {
-    throw new Error("the studio does not answer; start it again with demucs-np studio");
+    throw new Error(AWAY);
   });
   if (answer.ok) return answer;
   const body = await answer.json().catch(() => ({}));
   throw new Error(typeof body.detail === "string" ? body.detail : `the studio answered ${answer.status}`);
 }
 
+/** @param {string} path @param {RequestInit} [options] */
+const json = async (path, options) => (await call(path, options)).json();
+
+/** @param {string} path @param {object} [body] */
+const post = (path, body) => json(path, { method: "POST", ...(body && { headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) }) });
+
 /** @param {string} path */
 const bytes = async (path) => (await call(path)).arrayBuffer();
 
-export class StudioEngine {
-  formats = ["wav 16", "wav 24", "wav 32", "flac 16", "flac 24", "mp3 16"];
+/** @param {string} model */
+const at = (model) => `api/models/${encodeURIComponent(model)}`;
 
+export const engine = {
   /** @returns {Promise<Model[]>} */
-  async models() {
-    return (await call("api/models")).json();
-  }
+  models: () => json("api/models"),
 
-  /** Begin to fetch a model; the listener is told how far it is. @param {string} name */
-  async fetchModel(name) {
-    await call(`api/models/${encodeURIComponent(name)}/fetch`, { method: "POST" });
-  }
+  /** Begin to fetch a model; the listener is told how far it is. @param {string} name @returns {Promise<unknown>} */
+  fetchModel: (name) => post(`${at(name)}/fetch`),
 
   /** Tell of every track, oldest first, and from then on of whatever happens. @param {Listener} listener */
   async listen(listener) {
     /** @type {Track[]} */ let known = [];
     const tell = async () => {
-      const tracks = (await (await call("api/tracks")).json()).reverse();
-      for (const { id } of known) if (!tracks.some((/** @type {Track} */ track) => track.id === id)) listener.removed(id);
+      /** @type {Track[]} */ const tracks = (await json("api/tracks")).reverse();
+      for (const { id } of known) if (!tracks.some((track) => track.id === id)) listener.removed(id);
       for (const track of (known = tracks)) listener.track(track);
     };
     await tell();
     const source = new EventSource("api/events");
-    source.onopen = () => (listener.connected(true), tell());
-    source.onerror = () => listener.connected(false); // the browser tries again by itself
+    source.onopen = () => (listener.trouble(""), tell());
+    source.onerror = () => listener.trouble(AWAY); // the browser tries again by itself
     source.onmessage = (message) => {
       const event = JSON.parse(message.data);
       if (event.track) listener.track(event.track);
       if (event.removed) listener.removed(event.removed);
-      if (event.model) listener.model(event.model, event.part ?? 0, event.done ?? false, event.error ?? null);
+      if (event.model) listener.model(event.model, event.part ?? 0, event.error);
     };
-  }
+  },
 
   /** @param {File} file @returns {Promise<Track>} */
-  async open(file) {
-    return (await call(`api/tracks?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file })).json();
-  }
+  open: (file) => json(`api/tracks?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file }),
 
   /** The bundled song. @returns {Promise<Track>} */
-  async demo() {
-    return (await call("api/demo", { method: "POST" })).json();
-  }
+  demo: () => post("api/demo"),
 
-  /** @param {Track} track @param {Wish} wish */
-  async separate(track, wish) {
-    const headers = { "Content-Type": "application/json" };
-    await call(`api/tracks/${track.id}/separate`, { method: "POST", headers, body: JSON.stringify(wish) });
-  }
+  /** @param {Track} track @param {Wish} wish @returns {Promise<unknown>} */
+  separate: (track, wish) => post(`api/tracks/${track.id}/separate`, wish),
 
-  /** @param {Track} track */
-  async cancel(track) {
-    await call(`api/tracks/${track.id}/cancel`, { method: "POST" });
-  }
+  /** @param {Track} track @returns {Promise<unknown>} */
+  cancel: (track) => post(`api/tracks/${track.id}/cancel`),
 
-  /** @param {Track} track */
-  async remove(track) {
-    await call(`api/tracks/${track.id}`, { method: "DELETE" });
-  }
+  /** @param {Track} track @returns {Promise<unknown>} */
+  remove: (track) => call(`api/tracks/${track.id}`, { method: "DELETE" }),
 
-  /** Samples `start` ... `stop` - 1 of a stem or "mix", interleaved; fewer where it ends, or is not ready.
-   * @param {Track} track @param {string} stem @param {number} start @param {number} stop */
+  /** Samples `start` ... `stop` - 1 of a stem or "mix", its channels; fewer where it ends, or is not ready.
+   * @param {Track} track @param {string} stem @param {number} start @param {number} stop @returns {Promise<Float32Array[]>} */
   async audio(track, stem, start, stop) {
-    return new Float32Array(await bytes(`api/tracks/${track.id}/audio/${stem}?start=${start}&stop=${stop}`));
-  }
+    const channels = track.stem_channels;
+    const frames = new Float32Array(await bytes(`api/tracks/${track.id}/audio/${stem}?start=${start}&stop=${stop}`));
+    const sides = Array.from({ length: channels }, () => new Float32Array(frames.length / channels));
+    for (const [c, side] of sides.entries()) for (let i = 0; i < side.length; i++) side[i] = frames[i * channels + c];
+    return sides;
+  },
 
-  /** From byte `start` on: the least and the greatest sample of every 256. @param {Track} track @param {string} stem @param {number} start */
-  async peaks(track, stem, start) {
-    return new Int8Array(await bytes(`api/tracks/${track.id}/peaks/${stem}?start=${start}`));
-  }
+  /** From byte `start` on what is drawn of a stem or "mix", as `pictures.js` makes it.
+   * @param {Track} track @param {string} stem @param {"peaks" | "spectrogram"} kind @param {number} start */
+  picture: async (track, stem, kind, start) => new Uint8Array(await bytes(`api/tracks/${track.id}/${kind}/${stem}?start=${start}`)),
 
-  /** From byte `start` on: 96 bands of every 2048 samples. @param {Track} track @param {string} stem @param {number} start */
-  async spectrogram(track, stem, start) {
-    return new Uint8Array(await bytes(`api/tracks/${track.id}/spectrogram/${stem}?start=${start}`));
-  }
-
-  /** What a model is made of. @param {string} model @param {number} member of a bag, which one @returns {Promise<import("./inside.js").Outline>} */
-  async inspect(model, member) {
-    return (await call(`api/models/${encodeURIComponent(model)}/inside?member=${member}`)).json();
-  }
-
-  /** A layer's activations as a picture and numbers. @param {Track} track @param {{model: string, member: number, layer: string, at: number}} wanted */
-  async trace(track, wanted) {
-    return this.#ask(`api/tracks/${track.id}/trace`, wanted);
-  }
-
-  /** The stems of a region with and without parts. @param {Track} track
-   * @param {{model: string, member: number, ablate: string[], start: number, stop: number}} wanted */
-  async ablate(track, wanted) {
-    return this.#ask(`api/tracks/${track.id}/ablate`, wanted);
-  }
-
-  /** @param {string} path @param {object} body */
-  async #ask(path, body) {
-    return (await call(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) })).json();
-  }
-
-  /** A file that the studio has made. @param {string} path */
-  bytes(path) {
-    return bytes(path);
-  }
-
-  /** An address to download it from; the name is the answer's. @param {Track} track @param {Saving} saving */
-  async export(track, saving) {
-    return { url: /** @type {string} */ (this.address(track, saving)), name: "" };
-  }
-
-  /** The same at once, for what is dragged out of the page. @param {Track} track @param {Saving} saving @returns {string | null} */
-  address(track, saving) {
+  /** What is to be saved as an address, at once, and what it is called if it is one stem: else the answer says that.
+   * @param {Track} track @param {Saving} saving @returns {{url: string, name: string} | Promise<{url: string, name: string}>} */
+  export(track, saving) {
     const query = new URLSearchParams();
     for (const [name, value] of Object.entries(saving)) if (value !== null) query.set(name, String(value));
-    return new URL(`api/tracks/${track.id}/export?${query}`, location.href).href;
-  }
-}
+    const name = `${track.name.replace(/\.\w+$/, "")} - ${saving.stems}.${saving.format}`;
+    return { url: new URL(`api/tracks/${track.id}/export?${query}`, location.href).href, name };
+  },
 
-/** @returns {Promise<StudioEngine>} */
-export const open = async () => new StudioEngine();
+  /** What only the studio can: look inside, and name a file before it is made, so that it can be dragged out. */
+  native: true,
+
+  /** What a model is made of. @param {string} model @param {number} member of a bag, which one @returns {Promise<import("./inside.js").Outline>} */
+  inspect: (model, member) => json(`${at(model)}/inside?member=${member}`),
+
+  /** A layer's activations as a picture and numbers. @param {Track} track @param {{model: string, member: number, layer: string, at: number}} wanted
+   * @returns {Promise<import("./inside.js").Look>} */
+  trace: (track, wanted) => post(`api/tracks/${track.id}/trace`, wanted),
+
+  /** The stems of a region with and without parts. @param {Track} track
+   * @param {{model: string, member: number, ablate: string[], start: number, stop: number}} wanted
+   * @returns {Promise<{stems: import("./inside.js").Changed[], rate: number}>} */
+  ablate: (track, wanted) => post(`api/tracks/${track.id}/ablate`, wanted),
+};

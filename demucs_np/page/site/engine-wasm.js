@@ -3,34 +3,26 @@
  * those of `engine-studio.js`. */
 
 import { Engine, isolate, models as siteModels } from "./engine.js";
-import { Pictures } from "./pictures.js";
+import { BANDS, COLUMN, PEAK, peaks, spectrogram } from "./pictures.js";
+import { Mixer, render } from "./player.js";
 import { downloadZip } from "./vendor/client-zip.js";
 import { fetchWeights } from "./weights.js";
 
-/** @typedef {import("./engine-studio.js").Track & {created: number}} Track
- * @typedef {{pictures: Pictures, chunk: Float32Array, number: number, filled: number}} Growing a stem, and its last chunk */
+/** @typedef {import("./engine-studio.js").Track & {created: number, starts: number[]}} Track its samples lie block by block: `starts` are their first ones */
 
-const CHUNK = 1 << 19; // frames of a file of samples, interleaved
 const LICENCE = "MIT, by Meta Platforms; trained on music whose terms you should know before you sell what comes out";
 const STORE = "demucs-np-weights"; // weights.js keeps files there
 
 /** Files by track and name, in the origin's private file system; in memory where the browser denies it. */
 class Store {
   /** @type {Map<string, Blob>} */ #memory = new Map();
-  /** @type {FileSystemDirectoryHandle | null} */ #root = null;
-
-  async open() {
-    try {
-      this.#root = await (await navigator.storage.getDirectory()).getDirectoryHandle("demucs-np-tracks", { create: true });
-    } catch {
-      this.#root = null; // a private window: tracks are gone with it
-    }
-  }
+  /** Null in a private window: tracks are gone with it. */
+  #root = (async () => (await navigator.storage.getDirectory()).getDirectoryHandle("demucs-np-tracks", { create: true }))().catch(() => null);
 
   /** @param {string} id @param {string} name @param {BlobPart} content */
   async put(id, name, content) {
-    if (!this.#root) return void this.#memory.set(`${id}/${name}`, new Blob([content]));
-    const folder = await this.#root.getDirectoryHandle(id, { create: true });
+    const folder = await (await this.#root)?.getDirectoryHandle(id, { create: true });
+    if (!folder) return void this.#memory.set(`${id}/${name}`, new Blob([content]));
     const file = await (await folder.getFileHandle(name, { create: true })).createWritable();
     await file.write(/** @type {any} */ (content));
     await file.close(); // the file has its new content from here on
@@ -38,22 +30,21 @@ class Store {
 
   /** @param {string} id @param {string} name @returns {Promise<Blob>} */
   async get(id, name) {
-    if (!this.#root) return this.#memory.get(`${id}/${name}`) ?? new Blob();
-    const folder = await this.#root.getDirectoryHandle(id);
-    return (await folder.getFileHandle(name)).getFile().catch(() => new Blob());
+    const folder = await (await this.#root)?.getDirectoryHandle(id);
+    return folder ? (await folder.getFileHandle(name)).getFile() : /** @type {Blob} */ (this.#memory.get(`${id}/${name}`));
   }
 
   /** @param {string} id */
   async remove(id) {
     for (const key of this.#memory.keys()) if (key.startsWith(id)) this.#memory.delete(key);
-    await this.#root?.removeEntry(id, { recursive: true }).catch(() => {});
+    await (await this.#root)?.removeEntry(id, { recursive: true }).catch(() => {});
   }
 
   /** What earlier visits left. @returns {Promise<Track[]>} */
   async tracks() {
     const found = [];
     // @ts-ignore: an asynchronous iterator, which the library's types do not know yet
-    for await (const id of this.#root?.keys() ?? []) {
+    for await (const id of (await this.#root)?.keys() ?? []) {
       try {
         found.push(JSON.parse(await (await this.get(id, "track.json")).text()));
       } catch {
@@ -64,15 +55,16 @@ class Store {
   }
 }
 
-/** The sample rate that a file's header tells, so that it is decoded as it is. @param {ArrayBuffer} file */
-export function rateOf(file) {
+/** The sample rate that a file tells, so that it is decoded as it is. @param {ArrayBuffer} file */
+function rateOf(file) {
   const view = new DataView(file);
-  const text = (/** @type {number} */ at) => String.fromCharCode(...new Uint8Array(file, at, 4));
-  if (file.byteLength < 64) return 44100;
-  if (text(0) === "RIFF") return view.getUint32(24, true);
-  if (text(0) === "fLaC") return view.getUint32(18) >>> 12;
-  if (text(0) === "OggS") return text(28) === "Opus" ? 48000 : view.getUint32(40, true);
-  let at = text(0).startsWith("ID3") ? 10 + [6, 7, 8, 9].reduce((size, byte) => size * 128 + view.getUint8(byte), 0) : 0;
+  const text = new TextDecoder("latin1").decode(file);
+  if (text.startsWith("RIFF")) return view.getUint32(24, true);
+  if (text.startsWith("fLaC")) return view.getUint32(18) >>> 12;
+  if (/^(OggS|\x1aE)/.test(text) && text.includes("OpusHead")) return 48000;
+  if (text.startsWith("OggS")) return view.getUint32(40, true);
+  if (text.startsWith("ftyp", 4)) return view.getUint16(text.indexOf("mp4a") + 28);
+  let at = text.startsWith("ID3") ? 10 + [6, 7, 8, 9].reduce((size, byte) => size * 128 + view.getUint8(byte), 0) : 0;
   for (const stop = Math.min(file.byteLength - 4, at + 65536); at < stop; at++) {
     const head = view.getUint32(at); // an MPEG frame: eleven bits of sync, version, layer, ..., rate
     const [version, rate] = [(head >>> 19) & 3, (head >>> 10) & 3];
@@ -94,52 +86,57 @@ async function decoded(file) {
 /** @param {AudioBuffer} audio */
 const channelsOf = (audio) => Array.from({ length: audio.numberOfChannels }, (_, i) => audio.getChannelData(i));
 
-export class WasmEngine {
-  formats = ["wav 16", "wav 24", "wav 32"]; // browsers encode nothing else without loss
+class WasmEngine {
   #store = new Store();
+  #encoder = new Worker(new URL("./encoder.js", import.meta.url)); // at once: later the network may be gone
   /** @type {Map<string, Track>} */ #tracks = new Map();
   /** @type {import("./engine-studio.js").Listener | null} */ #listener = null;
-  /** @type {Track[]} */ #queue = [];
-  /** @type {{id: string, abort: AbortController, stems: Map<string, Growing>} | null} */ #running = null;
+  /** @type {Map<string, AbortController>} */ #aborts = new Map();
+  /** @type {Promise<unknown>} one track after the other */ #queue = Promise.resolve();
   /** @type {{name: string, engine: Engine} | null} */ #loaded = null;
-  #site = siteModels(); // once: later the network may be gone
+  #site = siteModels(); // once, too
 
   async models() {
     const cache = await globalThis.caches?.open(STORE).catch(() => null);
     const paces = JSON.parse(localStorage.getItem("paces") ?? "{}");
     return Promise.all(
       (await this.#site).map(async ({ name, stems, about, files }) => {
-        const missing = [];
-        for (const file of files) if (/^https?:/.test(file.address) && !(await cache?.match(new URL(`weights/${file.sha256}`, import.meta.url).href))) missing.push(file.bytes);
-        const fetch = Math.ceil(missing.reduce((sum, bytes) => sum + bytes, 0) / 1e6);
+        let missing = 0;
+        for (const file of files) if (/^https?:/.test(file.address) && !(await cache?.match(new URL(`weights/${file.sha256}`, import.meta.url).href))) missing += file.bytes;
         const pace = paces[name] ?? (name === "demo" ? 0.3 : (4 * files.length) / Math.min(8, navigator.hardwareConcurrency || 2));
-        return { name, stems, about, fetch, licence: name === "demo" ? "MIT" : LICENCE, pace };
+        return { name, stems, about, fetch: Math.ceil(missing / 1e6), licence: name === "demo" ? "MIT" : LICENCE, pace };
       }),
     );
   }
 
   /** @param {string} name */
   async fetchModel(name) {
-    const model = (await this.#site).find((one) => one.name === name);
-    const files = model?.files ?? [];
-    const tell = (/** @type {number} */ part, done = false, error = null) => this.#listener?.model(name, part, done, error);
-    const all = files.map((file, i) => () => fetchWeights(file, { onprogress: ({ stage, done, total }) => stage === "fetch" && tell((i + done / total) / files.length) }));
-    (async () => {
-      for (const one of all) await one();
-      tell(1, true);
-    })().catch((error) => tell(0, false, error.message));
+    const files = (await this.#site).find((one) => one.name === name)?.files ?? [];
+    const tell = (/** @type {number} */ part, error = null) => this.#listener?.model(name, part, error);
+    const all = async () => {
+      for (const [i, file] of files.entries()) {
+        await fetchWeights(file, { onprogress: ({ stage, done, total }) => stage === "fetch" && tell((0.99 * (i + done / total)) / files.length) });
+      }
+      tell(1);
+    };
+    all().catch((error) => tell(0, error.message));
   }
 
   /** @param {import("./engine-studio.js").Listener} listener */
   async listen(listener) {
     this.#listener = listener;
-    await this.#store.open();
-    for (const track of await this.#store.tracks()) {
-      const begun = ["queued", "running"].includes(track.state);
+    const waiting = setTimeout(listener.trouble, 500, "This page is open in another tab. Close that one; this one goes on by itself then.");
+    this.#queue = new Promise((mine) => navigator.locks?.request("demucs-np-tracks", () => (mine(null), new Promise(() => {}))) ?? mine(null)); // for good
+    await this.#queue;
+    clearTimeout(waiting);
+    listener.trouble("");
+    const tracks = (await this.#store.tracks()).filter(({ id }) => !this.#tracks.has(id));
+    for (const track of tracks) {
       this.#tracks.set(track.id, track);
-      listener.track(begun ? Object.assign(track, { state: "new" }) : track);
+      if (track.state === "running") Object.assign(track, { state: "queued", ready: 0 }); // it was cut off
+      listener.track({ ...track });
     }
-    listener.connected(true);
+    for (const track of tracks.sort((a, b) => a.order - b.order)) if (track.state === "queued") this.#enqueue(track);
   }
 
   /** @param {File} file @returns {Promise<Track>} */
@@ -149,7 +146,7 @@ export class WasmEngine {
     await this.#store.put(id, "original", file);
     /** @type {Track} */ const track = {
       id, name: file.name, created: Date.now(), state: "new", seconds: duration, samplerate: sampleRate, rate: 0, length: 0, ready: 0, sources: [],
-      stem_channels: 2, stage: null, part: 0, seconds_left: null, error: null, took: null, wish: null, order: 0,
+      stem_channels: 2, stage: null, part: 0, seconds_left: null, error: null, took: null, wish: null, order: 0, starts: [],
     }; // prettier-ignore
     this.#tracks.set(id, track);
     await this.#change(track, {});
@@ -157,8 +154,7 @@ export class WasmEngine {
   }
 
   async demo() {
-    const answer = await fetch("demo-song.flac");
-    return this.open(new File([await answer.blob()], "demo song.flac"));
+    return this.open(new File([await (await fetch("demo-song.flac")).blob()], "demo song.flac"));
   }
 
   /** Set fields, keep them unless they only say how far it is, and tell. @param {Track} track @param {Partial<Track>} values */
@@ -173,21 +169,21 @@ export class WasmEngine {
   async separate({ id }, wish) {
     const track = /** @type {Track} */ (this.#tracks.get(id));
     await this.#change(track, { state: "queued", wish, order: Date.now(), error: null, ready: 0 });
-    this.#queue.push(track);
-    if (!this.#running) this.#work();
+    this.#enqueue(track);
   }
 
-  async #work() {
-    for (let track = this.#queue.shift(); track; track = this.#queue.shift()) {
-      const running = (this.#running = { id: track.id, abort: new AbortController(), stems: new Map() });
+  /** @param {Track} track */
+  #enqueue(track) {
+    const abort = new AbortController();
+    this.#aborts.set(track.id, abort);
+    this.#queue = this.#queue.then(async () => {
       try {
-        await this.#one(track, running.abort.signal);
+        if (!abort.signal.aborted) await this.#one(track, abort.signal);
       } catch (error) {
-        const cancelled = running.abort.signal.aborted;
+        const cancelled = abort.signal.aborted;
         await this.#change(track, { state: cancelled ? "cancelled" : "failed", error: cancelled ? null : /** @type {Error} */ (error).message, stage: null, ready: 0 });
       }
-    }
-    this.#running = null;
+    });
   }
 
   /** @param {Track} track @param {AbortSignal} signal */
@@ -208,21 +204,14 @@ export class WasmEngine {
     const mix = await engine.convert(channelsOf(audio), audio.sampleRate, signal);
     const length = mix[0].length;
     const stems = wish.stems ?? engine.stems;
-    await this.#change(track, { sources: stems, rate, stem_channels: channels, length });
-    for (const name of ["mix", ...stems]) this.#running?.stems.set(name, { pictures: new Pictures(rate), chunk: new Float32Array(CHUNK * channels), number: 0, filled: 0 });
+    await this.#change(track, { sources: stems, rate, stem_channels: channels, length, starts: [] });
     began = performance.now();
     const [shifts, overlap] = [wish.shifts ?? recipe.shifts, wish.overlap ?? recipe.overlap];
     for await (const block of engine.blocks(mix, { stems, shifts, overlap, onprogress, signal })) {
       const stop = block.start + /** @type {Float32Array[][]} */ ([...block.stems.values()])[0][0].length;
-      await this.#append(track, "mix", mix.map((/** @type {Float32Array} */ channel) => channel.subarray(block.start, stop)));
-      for (const [name, samples] of block.stems) await this.#append(track, name, samples);
-      await this.#change(track, { ready: stop, part: stop / length });
-    }
-    for (const [name, growing] of this.#running?.stems ?? []) {
-      growing.pictures.finish();
-      await this.#store.put(track.id, `${name}.${growing.number}`, new Float32Array(growing.chunk.subarray(0, growing.filled * channels)));
-      await this.#store.put(track.id, `${name}.peaks`, growing.pictures.peaks.from(0));
-      await this.#store.put(track.id, `${name}.spectrogram`, growing.pictures.spectrogram.from(0));
+      const all = [...mix.map((channel) => channel.slice(block.start, stop)), ...[...block.stems.values()].flat()];
+      await this.#store.put(track.id, `block-${track.starts.length}`, new Blob(/** @type {any} */ (all)));
+      await this.#change(track, { ready: stop, part: stop / length, starts: [...track.starts, block.start] });
     }
     const took = (performance.now() - began) / 1000;
     const paces = JSON.parse(localStorage.getItem("paces") ?? "{}");
@@ -240,151 +229,76 @@ export class WasmEngine {
     return this.#loaded.engine;
   }
 
-  /** @param {Track} track @param {string} name @param {Float32Array[]} channels */
-  async #append(track, name, channels) {
-    const growing = this.#running?.stems.get(name);
-    if (!growing) return;
-    growing.pictures.append(channels);
-    for (let i = 0; i < channels[0].length; i++) {
-      for (let c = 0; c < channels.length; c++) growing.chunk[growing.filled * channels.length + c] = channels[c][i];
-      if (++growing.filled < CHUNK) continue;
-      await this.#store.put(track.id, `${name}.${growing.number}`, new Float32Array(growing.chunk));
-      growing.number++;
-      growing.filled = 0;
-    }
-  }
-
   /** @param {Track} track */
   async cancel({ id }) {
-    if (this.#running?.id === id) return this.#running.abort.abort();
-    const track = this.#queue.find((one) => one.id === id);
-    this.#queue = this.#queue.filter((one) => one !== track);
-    if (track) await this.#change(track, { state: "cancelled" });
+    const track = this.#tracks.get(id);
+    this.#aborts.get(id)?.abort();
+    if (track?.state === "queued") await this.#change(track, { state: "cancelled" });
   }
 
   /** @param {Track} track */
   async remove({ id }) {
     this.#tracks.delete(id);
-    await this.cancel(/** @type {Track} */ ({ id }));
+    this.#aborts.get(id)?.abort();
     await this.#store.remove(id);
     this.#listener?.removed(id);
   }
 
   /** @param {Track} track @param {string} stem @param {number} start @param {number} stop */
   async audio(track, stem, start, stop) {
-    const channels = track.stem_channels;
-    const growing = this.#running?.id === track.id ? this.#running.stems.get(stem) : undefined;
-    const end = Math.min(stop, track.state === "done" ? track.length : track.ready);
-    const out = new Float32Array(Math.max(0, end - start) * channels);
-    for (let at = start; at < end; ) {
-      const number = Math.floor(at / CHUNK);
-      const [from, to] = [at - number * CHUNK, Math.min(end - number * CHUNK, CHUNK)];
-      const part =
-        growing && growing.number === number
-          ? growing.chunk.subarray(from * channels, to * channels)
-          : new Float32Array(await (await this.#store.get(track.id, `${stem}.${number}`)).slice(from * channels * 4, to * channels * 4).arrayBuffer());
-      out.set(part, (at - start) * channels);
-      at = number * CHUNK + to;
+    const { starts, ready, sources, stem_channels } = /** @type {Track} */ (this.#tracks.get(track.id));
+    const end = Math.min(stop, ready);
+    const out = Array.from({ length: stem_channels }, () => new Float32Array(Math.max(0, end - start)));
+    const row = ["mix", ...sources].indexOf(stem) * stem_channels;
+    for (let block = starts.findLastIndex((first) => first <= start); starts[block] < end; block++) {
+      const first = starts[block];
+      const count = (starts[block + 1] ?? ready) - first;
+      const [from, to] = [Math.max(start, first), Math.min(end, first + count)];
+      const file = await this.#store.get(track.id, `block-${block}`);
+      for (const [c, channel] of out.entries()) {
+        const at = (row + c) * count - first;
+        channel.set(new Float32Array(await file.slice(4 * (at + from), 4 * (at + to)).arrayBuffer()), from - start);
+      }
     }
     return out;
   }
 
-  /** @param {Track} track @param {string} stem @param {number} start */
-  async peaks(track, stem, start) {
-    const growing = this.#running?.id === track.id && track.state !== "done" ? this.#running.stems.get(stem) : undefined;
-    if (growing) return growing.pictures.peaks.from(start);
-    return new Int8Array(await (await this.#store.get(track.id, `${stem}.peaks`)).slice(start).arrayBuffer());
-  }
-
-  /** @param {Track} track @param {string} stem @param {number} start */
-  async spectrogram(track, stem, start) {
-    const growing = this.#running?.id === track.id && track.state !== "done" ? this.#running.stems.get(stem) : undefined;
-    if (growing) return growing.pictures.spectrogram.from(start);
-    return new Uint8Array(await (await this.#store.get(track.id, `${stem}.spectrogram`)).slice(start).arrayBuffer());
+  /** @param {Track} track @param {string} stem @param {"peaks" | "spectrogram"} kind @param {number} start */
+  async picture(track, stem, kind, start) {
+    const { ready, length, rate } = /** @type {Track} */ (this.#tracks.get(track.id));
+    const size = kind === "peaks" ? PEAK / 2 : COLUMN / BANDS; // samples of a byte
+    const channels = await this.audio(track, stem, start * size, ready < length ? ready - (ready % COLUMN) : length);
+    return kind === "peaks" ? peaks(channels) : spectrogram(channels, rate);
   }
 
   /** What is to be saved, as a file of the page's own. @param {Track} track @param {import("./engine-studio.js").Saving} saving */
-  async export(track, saving) {
-    const name = track.name.replace(/\.\w+$/, "");
-    const wanted = saving.mix ? [["what I hear", saving.mix]] : (saving.stems ?? "").split(",").map((stem) => [stem, stem]);
+  async export(track, { stems, mix, format, bits, rate, start, stop }) {
+    const title = track.name.replace(/\.\w+$/, "");
+    const wanted = rate === "model" ? track.rate : track.samplerate;
     const files = [];
-    for (const [label, voices] of wanted) files.push({ name: `${name} - ${label}.wav`, input: await this.#file(track, voices, saving) });
-    const blob = files.length === 1 ? files[0].input : await downloadZip(files).blob();
+    for (const [label, voices] of mix ? [["what I hear", mix]] : (stems ?? "").split(",").map((stem) => [stem, stem])) {
+      let channels = await render(/** @type {any} */ (this), track, Mixer.of(track.sources, voices), { start, stop });
+      if (wanted !== track.rate) {
+        const kernels = this.#loaded?.engine ?? (await this.#engine(/** @type {string} */ (track.wish?.model), {}));
+        channels = /** @type {any} */ (await kernels.resample(channels, track.rate, wanted));
+      }
+      files.push({ name: `${title} - ${label}.${format}`, input: await this.#encoded(channels, wanted, format, bits) });
+    }
+    const [name, blob] = files.length === 1 ? [files[0].name, files[0].input] : [`${title}.zip`, await downloadZip(files).blob()];
     const url = URL.createObjectURL(blob);
     setTimeout(() => URL.revokeObjectURL(url), 60_000);
-    return { url, name: files.length === 1 ? files[0].name : `${name}.zip` };
+    return { url, name };
   }
 
-  /** @param {Track} track @param {string} voices @param {import("./engine-studio.js").Saving} saving */
-  async #file(track, voices, { bits, rate, start, stop }) {
-    const channels = [new Float32Array(stop - start), new Float32Array(stop - start)];
-    for (const voice of voices.split(",")) {
-      const [stem, gain = "1", pan = "0"] = voice.split(":");
-      await this.#add(channels, track, stem, Number(gain), Number(pan), start);
-    }
-    const same = rate === "model" || track.samplerate === track.rate;
-    const samples = same ? channels : await this.#resampled(track, channels);
-    return wave(samples, same ? track.rate : track.samplerate, bits);
-  }
-
-  /** Add a stem to a mix, as the page's graph does: a gain, and a StereoPannerNode.
-   * @param {Float32Array[]} sum @param {Track} track @param {string} stem @param {number} gain @param {number} pan @param {number} start */
-  async #add([left, right], track, stem, gain, pan, start) {
-    const angle = ((pan <= 0 ? pan + 1 : pan) * Math.PI) / 2;
-    const [near, far] = [Math.cos(angle), Math.sin(angle)];
-    const [ll, lr, rl, rr] = pan <= 0 ? [1, near, 0, far] : [near, 0, far, 1]; // to left from left, from right; to right
-    const step = track.stem_channels;
-    for (let at = 0; at < left.length; at += CHUNK) {
-      const part = await this.audio(track, stem, start + at, start + Math.min(left.length, at + CHUNK));
-      for (let i = 0; i * step < part.length; i++) {
-        const [l, r] = [gain * part[i * step], gain * part[i * step + step - 1]];
-        left[at + i] += pan === 0 ? l : ll * l + lr * r;
-        right[at + i] += pan === 0 ? r : rl * l + rr * r;
-      }
-    }
-  }
-
-  /** At the song's own rate, by the engine's kernel. @param {Track} track @param {Float32Array[]} channels */
-  async #resampled(track, channels) {
-    const engine = this.#loaded?.engine ?? (await this.#engine(/** @type {string} */ (track.wish?.model), {}));
-    return engine.resample(channels, track.rate, track.samplerate);
-  }
-
-  /** Nothing is dragged out of this page: there is no address before the file is made. @returns {null} */
-  address() {
-    return null;
+  /** A file of samples. @param {Float32Array[]} channels @param {number} rate @param {string} format @param {number} bits @returns {Promise<Blob>} */
+  #encoded(channels, rate, format, bits) {
+    const { port1, port2 } = new MessageChannel();
+    this.#encoder.postMessage({ channels, rate, format, bits }, [port2]);
+    return new Promise((resolve, reject) => {
+      port1.onmessage = ({ data }) => (data.error ? reject(new Error(data.error)) : resolve(data));
+    });
   }
 }
 
-/** A WAV file: PCM of 16 or 24 bits, lowered where it would clip, or 32-bit float. @param {Float32Array[]} channels @param {number} rate @param {number} bits */
-export function wave(channels, rate, bits) {
-  const [count, length, bytes] = [channels.length, channels[0].length, bits / 8];
-  const view = new DataView(new ArrayBuffer(44 + count * length * bytes));
-  const text = (/** @type {number} */ at, /** @type {string} */ word) => [...word].forEach((letter, i) => view.setUint8(at + i, letter.charCodeAt(0)));
-  for (const [at, word] of /** @type {[number, string][]} */ ([[0, "RIFF"], [8, "WAVEfmt "], [36, "data"]])) text(at, word);
-  for (const [at, value] of [[4, view.byteLength - 8], [16, 16], [24, rate], [28, rate * count * bytes], [40, count * length * bytes]]) view.setUint32(at, value, true);
-  for (const [at, value] of [[20, bits === 32 ? 3 : 1], [22, count], [32, count * bytes], [34, bits]]) view.setUint16(at, value, true);
-  let peak = 0;
-  for (const channel of channels) for (const sample of channel) peak = Math.max(peak, Math.abs(sample));
-  const [scale, full] = [bits < 32 && peak > 1 ? 1 / (1.01 * peak) : 1, 2 ** (bits - 1) - 1];
-  for (let i = 0, at = 44; i < length; i++) {
-    for (let c = 0; c < count; c++, at += bytes) {
-      if (bits === 32) view.setFloat32(at, Math.max(-1, Math.min(1, channels[c][i])), true);
-      else {
-        const value = Math.trunc(Math.fround(Math.fround(channels[c][i] * scale) * full)); // toward zero, as the command's
-        if (bits === 16) view.setInt16(at, value, true);
-        else {
-          view.setUint16(at, value & 0xffff, true);
-          view.setInt8(at + 2, value >> 16);
-        }
-      }
-    }
-  }
-  return new Blob([view], { type: "audio/wav" });
-}
-
-/** Once the page is isolated, so that threads can share memory. */
-export async function open() {
-  await isolate();
-  return new WasmEngine();
-}
+await isolate(); // so that threads can share memory
+export const engine = new WasmEngine();

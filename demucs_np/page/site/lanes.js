@@ -1,121 +1,75 @@
 // @ts-check
 /** The lanes of a track: what each stem looks like, its knobs, the loop and the playhead. All lanes show the same part, `view`, in samples. */
 
-import { BANDS, COLUMN, HIGHEST, LOWEST, PEAK } from "./pictures.js";
+import { $, press } from "./dom.js";
+import { BANDS, COLUMN, PEAK } from "./pictures.js";
 import { clock } from "./words.js";
 
 /** @typedef {import("./player.js").Player} Player
  * @typedef {import("./player.js").Region} Region
- * @typedef {{peaks: Int8Array, spectrogram: Uint8Array}} Pictures
- * @typedef {{save: (stem: string) => void, address: (stem: string) => {url: string, name: string} | null}} Hooks */
+ * @typedef {{peaks: Uint8Array, spectrogram: Uint8Array}} Pictures bytes as `pictures.js` makes them */
 
 const SHORTEST = 2; // seconds that fill the width, at least
 const DRAG = 4; // pixels: less is a click
 
-/** @template {keyof HTMLElementTagNameMap} T @param {T} tag @param {Object<string, string>} [attributes] @param {(Node | string)[]} children */
-export function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
+/** @param {number} first @param {number} second @returns {Region} */
+const between = (first, second) => ({ start: Math.min(first, second), stop: Math.max(first, second) });
 
-/** @template {Int8Array | Uint8Array} T @param {T} first @param {T} second @returns {T} */
-export function joined(first, second) {
-  const both = new (/** @type {any} */ (first.constructor))(first.length + second.length);
-  both.set(first);
-  both.set(second, first.length);
-  return both;
-}
+/** @param {HTMLElement} part */
+export const stemOf = (part) => /** @type {string} */ (/** @type {HTMLElement} */ (part.closest(".lane")).dataset.stem);
 
 export class Lanes {
-  /** @type {Map<string, {lane: HTMLElement, canvas: HTMLCanvasElement, meter: HTMLMeterElement, refresh: () => void}>} */ #lanes = new Map();
-  /** @type {Map<string, Pictures>} */ pictures = new Map();
+  /** @type {Map<string, {lane: HTMLElement, canvas: HTMLCanvasElement, meter: HTMLMeterElement, pictures: Pictures}>} */ #lanes = new Map();
   #asked = 0;
-  spectrogram = false;
+  closed = false; // nothing more is asked of its track
 
-  /** @param {HTMLElement} stage @param {Player} player @param {Hooks} hooks */
-  constructor(stage, player, hooks) {
+  /** @param {HTMLElement} stage @param {Player} player */
+  constructor(stage, player) {
     this.player = player;
-    this.hooks = hooks;
+    this.stage = stage;
     this.view = { start: 0, stop: player.length };
-    this.ruler = make("canvas", { "aria-hidden": "true" });
-    this.loop = make("div", { class: "loop" });
-    this.head = make("div", { class: "playhead" });
-    const ruler = make("div", { class: "ruler" }, this.ruler);
-    const over = make("div", { class: "over", "aria-hidden": "true" }, this.loop, this.head);
-    const lanes = ["mix", ...player.mixer.lanes.keys()].map((name, number) => this.#make(name, number));
+    const lanes = ["mix", ...Object.keys(player.mixer.lanes)].map((name) => this.#make(name));
     stage.style.setProperty("--count", String(lanes.length));
-    stage.replaceChildren(ruler, ...lanes, over);
-    this.#pointers(ruler, true);
-    for (const { canvas } of this.#lanes.values()) this.#pointers(/** @type {HTMLElement} */ (canvas.parentElement), false);
-    this.resized = new ResizeObserver(() => this.draw());
-    this.resized.observe(stage);
-    this.refresh();
+    $("lanes").replaceChildren(...lanes);
+    $("lanes").onclick = (/** @type {any} */ { target }) => target.matches("button") && this.toggle(stemOf(target), target.name);
+    $("lanes").oninput = (/** @type {any} */ { target }) => {
+      Object.assign(player.mixer.lanes[stemOf(target)], { [target.name]: Number(target.value) });
+      this.apply();
+    };
+    $("lanes").ondblclick = (/** @type {any} */ { target }) => {
+      if (!target.matches("input")) return;
+      target.value = target.defaultValue;
+      target.dispatchEvent(new Event("input", { bubbles: true }));
+    };
+    for (const area of stage.querySelectorAll(".ruler, .wave")) this.#pointers(/** @type {HTMLElement} */ (area), area.className === "ruler");
+    this.apply();
   }
 
-  close() {
-    this.resized.disconnect();
-  }
-
-  /** @param {string} name @param {number} number */
-  #make(name, number) {
-    const canvas = make("canvas", { role: "img", "aria-label": `waveform of ${name}` });
-    const meter = make("meter", { min: "0", max: "1", low: "0.7", high: "0.98", optimum: "0.4", "aria-label": `${name} level` });
-    const side = make("div", { class: "side" }, make("strong", {}, name));
-    const lane = make("div", { class: "lane", role: "group", "aria-label": name, "data-stem": name }, side, make("div", { class: "wave" }, canvas));
-    let refresh = () => {};
-    if (name === "mix") side.append(make("small", {}, "the original"), meter);
-    else {
-      const state = this.player.mixer.lane(name);
-      const mute = make("button", { class: "mute", "aria-label": `mute ${name}`, title: `mute (shift + ${number})` }, "M");
-      const solo = make("button", { class: "solo", "aria-label": `solo ${name}`, title: `solo (${number})` }, "S");
-      const save = make("a", { class: "grip", href: "#", draggable: "true", "aria-label": `save ${name}`, title: "save it, or drag it out of the window" }, "⤓");
-      const volume = make("input", { type: "range", min: "0", max: "1.5", step: "0.01", value: "1", "aria-label": `${name} volume`, title: "volume" });
-      const pan = make("input", { type: "range", min: "-1", max: "1", step: "0.05", value: "0", "aria-label": `${name} pan`, title: "left, right", class: "pan" });
-      mute.onclick = () => this.toggle(name, "muted");
-      solo.onclick = () => this.toggle(name, "solo");
-      volume.oninput = pan.oninput = () => {
-        [state.volume, state.pan] = [Number(volume.value), Number(pan.value)];
-        this.player.apply();
-      };
-      volume.ondblclick = () => this.#reset(volume, "1");
-      pan.ondblclick = () => this.#reset(pan, "0");
-      save.onclick = (event) => (event.preventDefault(), this.hooks.save(name));
-      save.ondragstart = (event) => {
-        const file = this.hooks.address(name);
-        if (file) event.dataTransfer?.setData("DownloadURL", `application/octet-stream:${file.name}:${file.url}`);
-      };
-      side.append(mute, solo, save, volume, pan, meter);
-      refresh = () => {
-        mute.setAttribute("aria-pressed", String(state.muted));
-        solo.setAttribute("aria-pressed", String(state.solo));
-        lane.toggleAttribute("data-off", this.player.mixer.level(name) === 0 && state.volume > 0);
-      };
-    }
-    this.#lanes.set(name, { lane, canvas, meter, refresh });
-    this.pictures.set(name, { peaks: new Int8Array(), spectrogram: new Uint8Array() });
+  /** @param {string} name */
+  #make(name) {
+    const lane = $("lane").content.firstElementChild.cloneNode(true);
+    lane.dataset.stem = lane.ariaLabel = lane.querySelector("strong").textContent = name;
+    for (const control of lane.querySelectorAll("[aria-label]")) control.ariaLabel += ` ${name}`;
+    const pictures = { peaks: new Uint8Array(), spectrogram: new Uint8Array() };
+    this.#lanes.set(name, { lane, canvas: lane.querySelector("canvas"), meter: lane.querySelector("meter"), pictures });
     return lane;
-  }
-
-  /** @param {HTMLInputElement} input @param {string} value */
-  #reset(input, value) {
-    input.value = value;
-    input.dispatchEvent(new Event("input"));
   }
 
   /** @param {string} name @param {"muted" | "solo"} what */
   toggle(name, what) {
-    const state = this.player.mixer.lane(name);
+    const state = this.player.mixer.lanes[name];
     state[what] = !state[what];
-    this.player.apply();
-    this.refresh();
+    this.apply();
   }
 
   /** After a change of the mixer. */
-  refresh() {
-    for (const { refresh } of this.#lanes.values()) refresh();
-    this.#lanes.get("mix")?.lane.toggleAttribute("data-off", !this.player.mixer.original);
+  apply() {
+    const { mixer } = this.player;
+    this.player.apply();
+    for (const [name, { lane }] of this.#lanes) {
+      lane.toggleAttribute("data-off", !mixer.heard(name));
+      for (const button of lane.querySelectorAll("button")) press(button, mixer.lanes[name]?.[/** @type {"muted" | "solo"} */ (button.name)]);
+    }
   }
 
   /** @param {PointerEvent | WheelEvent} event @param {HTMLElement} area */
@@ -127,40 +81,34 @@ export class Lanes {
 
   /** Dragging scrubs, or makes a loop. @param {HTMLElement} area @param {boolean} scrub */
   #pointers(area, scrub) {
-    area.onpointerdown = (down) => {
-      if (down.button) return;
-      const first = this.#sample(down, area);
-      area.setPointerCapture(down.pointerId);
+    let [first, from] = [0, 0]; // where it went down: a sample, a pixel
+    const held = (/** @type {PointerEvent} */ event) => area.hasPointerCapture(event.pointerId);
+    area.onpointerdown = (event) => {
+      if (event.button) return;
+      area.setPointerCapture(event.pointerId);
+      [first, from] = [this.#sample(event, area), event.clientX];
       if (scrub) this.player.seek(first);
-      area.onpointermove = (move) => {
-        if (scrub) this.player.seek(this.#sample(move, area));
-        else if (Math.abs(move.clientX - down.clientX) > DRAG) this.#showLoop(this.#between(first, this.#sample(move, area)));
-      };
-      area.onpointerup = (up) => {
-        area.onpointermove = area.onpointerup = area.onpointercancel = null;
-        if (scrub) return;
-        if (Math.abs(up.clientX - down.clientX) <= DRAG) return this.player.seek(first);
-        const loop = this.#between(first, this.#sample(up, area));
-        this.player.setLoop(true, loop);
-        this.player.seek(loop.start);
-      };
-      area.onpointercancel = () => {
-        area.onpointermove = area.onpointerup = area.onpointercancel = null;
-        this.move();
-      };
     };
-    area.addEventListener("wheel", (event) => {
+    area.onpointermove = (event) => {
+      if (!held(event)) return;
+      if (scrub) this.player.seek(this.#sample(event, area));
+      else if (Math.abs(event.clientX - from) > DRAG) this.#showLoop(between(first, this.#sample(event, area)));
+    };
+    area.onpointerup = (event) => {
+      if (scrub || !held(event)) return;
+      if (Math.abs(event.clientX - from) <= DRAG) return this.player.seek(first);
+      const loop = between(first, this.#sample(event, area));
+      this.player.setLoop(true, loop);
+      this.player.seek(loop.start);
+    };
+    area.onpointercancel = () => this.move();
+    area.onwheel = (event) => {
       if (event.ctrlKey) return; // the browser's own zoom
       event.preventDefault();
       const span = this.view.stop - this.view.start;
       if (event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) this.scroll(this.view.start + ((event.deltaX || event.deltaY) / 800) * span);
       else this.zoom(1.0025 ** event.deltaY, this.#sample(event, area));
-    }, { passive: false }); // prettier-ignore
-  }
-
-  /** @param {number} first @param {number} second @returns {Region} */
-  #between(first, second) {
-    return { start: Math.min(first, second), stop: Math.max(first, second) };
+    };
   }
 
   /** Show `factor` times as much, `fixed` staying where it is. @param {number} factor @param {number} [fixed] */
@@ -181,19 +129,32 @@ export class Lanes {
     this.draw();
   }
 
-  /** The track has got its final length. */
-  fit() {
-    if (this.view.stop > this.player.length || this.view.start === 0) this.view = { start: 0, stop: this.player.length };
+  get spectrogram() {
+    return this.stage.classList.contains("spectrogram");
+  }
+
+  /** Fetch what there is more of the pictures that are shown, and draw them. */
+  async grow() {
+    const { engine, track, length } = this.player;
+    const kind = this.spectrogram ? "spectrogram" : "peaks";
+    const whole = this.spectrogram ? BANDS * Math.ceil(length / COLUMN) : 2 * Math.ceil(length / PEAK);
+    for (const [name, { pictures }] of this.#lanes) {
+      const before = pictures[kind];
+      if (this.closed || before.length >= whole) continue;
+      const more = await engine.picture(track, name, kind, before.length);
+      pictures[kind] = new Uint8Array(before.length + more.length);
+      pictures[kind].set(before);
+      pictures[kind].set(more, before.length);
+    }
     this.draw();
   }
 
   /** Playhead, loop and meters, as things are now. */
   move() {
     const { position, playing, looping, loop } = this.player;
-    const { start, stop } = this.view;
-    if (playing && (position > stop || position < start)) this.scroll(position);
+    if (playing && (position > this.view.stop || position < this.view.start)) this.scroll(position);
     const part = (position - this.view.start) / (this.view.stop - this.view.start);
-    this.head.style.left = `${part * 100}%`;
+    $("playhead").style.left = `${part * 100}%`;
     this.#showLoop(looping ? loop : null);
     for (const [name, { meter }] of this.#lanes) {
       const level = this.player.meter(name);
@@ -204,10 +165,10 @@ export class Lanes {
   /** @param {Region | null} loop */
   #showLoop(loop) {
     const span = this.view.stop - this.view.start;
-    this.loop.hidden = !loop;
+    $("loop").hidden = !loop;
     if (!loop) return;
-    this.loop.style.left = `${((loop.start - this.view.start) / span) * 100}%`;
-    this.loop.style.width = `${((loop.stop - loop.start) / span) * 100}%`;
+    $("loop").style.left = `${((loop.start - this.view.start) / span) * 100}%`;
+    $("loop").style.width = `${((loop.stop - loop.start) / span) * 100}%`;
   }
 
   /** Draw all lanes, before the next frame. */
@@ -215,13 +176,12 @@ export class Lanes {
     cancelAnimationFrame(this.#asked);
     this.#asked = requestAnimationFrame(() => {
       this.#drawRuler();
-      for (const [name, { lane, canvas }] of this.#lanes) {
+      for (const { lane, canvas, pictures } of this.#lanes.values()) {
         const pen = this.#pen(canvas);
-        const pictures = this.pictures.get(name);
-        if (!pen || !pictures) continue;
+        if (!pen) continue;
         const hue = getComputedStyle(lane).getPropertyValue("--hue");
         if (this.spectrogram) this.#drawSpectrogram(pen, pictures.spectrogram, hue);
-        else this.#drawWave(pen, pictures.peaks, hue);
+        else this.#drawWave(pen, new Int8Array(pictures.peaks.buffer), hue);
       }
       this.move();
     });
@@ -272,22 +232,17 @@ export class Lanes {
     const buffer = new OffscreenCanvas(width, BANDS);
     buffer.getContext("2d")?.putImageData(image, 0, 0);
     pen.drawImage(buffer, 0, 0, width, height);
-    pen.fillStyle = getComputedStyle(pen.canvas).color;
-    pen.font = `${height / 7}px system-ui`;
-    for (const [hertz, text] of /** @type {[number, string][]} */ ([[100, "100 Hz"], [1000, "1 kHz"], [8000, "8 kHz"]])) {
-      pen.fillText(text, 4, height * (1 - Math.log(hertz / LOWEST) / Math.log(HIGHEST / LOWEST)));
-    }
   }
 
   #drawRuler() {
-    const pen = this.#pen(this.ruler);
+    const pen = this.#pen($("ruler"));
     if (!pen) return;
     const { width, height } = pen.canvas;
     const { rate } = this.player.track;
     const [start, span] = [this.view.start / rate, (this.view.stop - this.view.start) / rate];
     const steps = [0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 3600];
     const step = steps.find((seconds) => (seconds / span) * width > height * 4) ?? 3600;
-    pen.fillStyle = getComputedStyle(this.ruler).color;
+    pen.fillStyle = getComputedStyle($("ruler")).color;
     pen.font = `${height * 0.5}px system-ui`;
     for (let tick = Math.ceil(start / step) * step; tick < start + span; tick += step) {
       const x = Math.round(((tick - start) / span) * width);

@@ -22,32 +22,34 @@ const EASE = 0.008; // seconds in which a gain changes, against clicks
 export class Mixer {
   /** @param {string[]} stems */
   constructor(stems) {
-    this.lanes = new Map(stems.map((name) => [name, /** @type {Lane} */ ({ volume: 1, pan: 0, muted: false, solo: false })]));
+    /** @type {Record<string, Lane>} */ this.lanes = {};
+    for (const name of stems) this.lanes[name] = { volume: 1, pan: 0, muted: false, solo: false };
     this.original = false;
     this.volume = 1;
   }
 
-  /** @param {string} name */
-  lane(name) {
-    return /** @type {Lane} */ (this.lanes.get(name));
+  /** As `voices` gives it: what an engine without a server mixes. @param {string[]} stems @param {string} voices */
+  static of(stems, voices) {
+    const mixer = new Mixer(stems);
+    mixer.original = voices === "mix";
+    for (const voice of mixer.original ? [] : voices.split(",")) {
+      const [name, volume = "1", pan = "0"] = voice.split(":");
+      Object.assign(mixer.lanes[name], { volume: Number(volume), pan: Number(pan), solo: true });
+    }
+    return mixer;
   }
 
-  /** Whether a stem is heard among the stems. @param {string} name */
-  audible(name) {
-    const soloed = [...this.lanes.values()].some((lane) => lane.solo);
-    return soloed ? this.lane(name).solo : !this.lane(name).muted;
-  }
-
-  /** The gain of a stem or "mix". @param {string} name */
-  level(name) {
-    if (name === "mix" || this.original) return name === "mix" && this.original ? 1 : 0;
-    return this.audible(name) ? this.lane(name).volume : 0;
+  /** Whether a stem, or "mix", is heard. @param {string} name */
+  heard(name) {
+    if (name === "mix" || this.original) return name === "mix" && this.original;
+    const soloed = Object.values(this.lanes).some((lane) => lane.solo);
+    return soloed ? this.lanes[name].solo : !this.lanes[name].muted;
   }
 
   /** As the engines' `mix` of an export: `drums:0.5:-1,bass:1:0`; empty if nothing is heard. */
   voices() {
     if (this.original) return "mix";
-    const heard = [...this.lanes].filter(([name]) => this.level(name) > 0);
+    const heard = Object.entries(this.lanes).filter(([name]) => this.heard(name));
     return heard.map(([name, lane]) => `${name}:${lane.volume}:${lane.pan}`).join(",");
   }
 }
@@ -58,7 +60,7 @@ export class Graph {
     this.context = context;
     this.output = context.createGain();
     this.nodes = new Map(
-      ["mix", ...mixer.lanes.keys()].map((name) => {
+      ["mix", ...Object.keys(mixer.lanes)].map((name) => {
         const [gain, pan, meter] = [context.createGain(), context.createStereoPanner(), context.createAnalyser()];
         meter.fftSize = 2048;
         gain.connect(pan).connect(meter);
@@ -73,15 +75,12 @@ export class Graph {
 
   /** @param {Mixer} mixer @param {number} ease seconds */
   set(mixer, ease) {
-    const now = this.context.currentTime;
-    const change = (/** @type {AudioParam} */ param, /** @type {number} */ value) => {
-      if (ease) param.setTargetAtTime(value, now, ease);
-      else param.value = value;
-    };
+    const change = (/** @type {AudioParam} */ param, /** @type {number} */ value) => param.setTargetAtTime(value, this.context.currentTime, ease);
     change(this.output.gain, mixer.volume);
     for (const [name, { gain, pan }] of this.nodes) {
-      change(gain.gain, mixer.level(name));
-      change(pan.pan, mixer.lanes.get(name)?.pan ?? 0);
+      const lane = mixer.lanes[name] ?? { volume: 1, pan: 0 };
+      change(gain.gain, mixer.heard(name) ? lane.volume : 0);
+      change(pan.pan, lane.pan);
     }
   }
 
@@ -109,61 +108,54 @@ export class Graph {
 /** Frames `start` ... `stop` - 1 of all lanes; `stop` is less where the track ends, or is not ready.
  * @param {Engine} engine @param {Track} track @param {string[]} names @param {number} start @param {number} stop @returns {Promise<Unit>} */
 async function load(engine, track, names, start, stop) {
-  const channels = track.stem_channels;
   const parts = await Promise.all(names.map((name) => engine.audio(track, name, start, stop)));
-  const count = Math.min(...parts.map((part) => part.length / channels));
+  const count = Math.min(...parts.map(([left]) => left.length));
   const buffers = new Map();
   for (const [number, part] of count > 0 ? parts.entries() : []) {
     const buffer = new AudioBuffer({ numberOfChannels: 2, length: count, sampleRate: track.rate });
-    for (const side of [0, 1]) {
-      const samples = buffer.getChannelData(side);
-      for (let i = 0, j = Math.min(side, channels - 1); i < count; i++, j += channels) samples[i] = part[j];
-    }
+    for (const side of [0, 1]) buffer.copyToChannel(/** @type {any} */ (part[side] ?? part[0]), side);
     buffers.set(names[number], buffer);
   }
   return { start, stop: start + count, buffers };
 }
 
-/** What the graph makes of a part of a track. @param {Engine} engine @param {Track} track @param {Mixer} mixer @param {Region} part */
+/** What the graph makes of a part of a track: left and right. @param {Engine} engine @param {Track} track @param {Mixer} mixer @param {Region} part */
 export async function render(engine, track, mixer, part) {
-  const context = new OfflineAudioContext(2, part.stop - part.start, track.rate);
-  const graph = new Graph(context, mixer);
+  const sides = [0, 1].map(() => new Float32Array(part.stop - part.start));
   const size = UNIT * track.rate;
   for (let start = part.start; start < part.stop; start += size) {
-    const unit = await load(engine, track, [...graph.nodes.keys()], start, Math.min(part.stop, start + size));
-    graph.start(unit, start - part.start, 0, unit.stop - start);
+    const stop = Math.min(part.stop, start + size);
+    const graph = new Graph(new OfflineAudioContext(2, stop - start, track.rate), mixer);
+    graph.start(await load(engine, track, [...graph.nodes.keys()], start, stop), 0, 0, stop - start);
+    const made = await /** @type {OfflineAudioContext} */ (graph.context).startRendering();
+    sides.forEach((samples, side) => samples.set(made.getChannelData(side), start - part.start));
   }
-  return context.startRendering();
+  return sides;
 }
 
 export class Player {
   /** @type {Graph | null} */ #graph = null;
   /** @type {Map<number, Promise<Unit>>} */ #units = new Map();
   /** What is scheduled: from which frame of the context on which sample. @type {{frame: number, sample: number, count: number}[]} */ #plan = [];
-  /** @type {AudioBufferSourceNode[]} */ #sources = [];
+  /** @type {Set<AudioBufferSourceNode>} */ #sources = new Set();
   #run = 0; // counts starts and stops: what an older one awaited is no longer wanted
-  #filling = false;
   #rest = 0; // the sample at which it stands while it does not play
-  #timer = 0;
   playing = false;
   looping = false;
   /** @type {Region | null} */ loop = null;
 
-  /** @param {Engine} engine @param {Track} track @param {Mixer} mixer @param {() => void} changed told when it starts, stops, or jumps */
-  constructor(engine, track, mixer, changed) {
+  /** @param {Engine} engine @param {Track} track @param {Mixer} mixer
+   * @param {() => void} changed told when it starts, stops, or jumps @param {(error: Error) => void} complain told why it cannot go on */
+  constructor(engine, track, mixer, changed, complain) {
     this.engine = engine;
     this.track = track;
     this.mixer = mixer;
     this.changed = changed;
+    this.complain = complain;
   }
 
   get length() {
     return this.track.length || Math.round(this.track.seconds * this.track.rate);
-  }
-
-  /** Samples that can be heard by now. */
-  get ready() {
-    return this.track.state === "done" ? this.length : this.track.ready;
   }
 
   /** The sample that is heard now. */
@@ -187,20 +179,23 @@ export class Player {
     this.playing = true;
     const run = ++this.#run;
     if (this.#rest >= this.#end || (this.looping && this.loop && this.#rest < this.loop.start)) this.#rest = this.looping ? (this.loop?.start ?? 0) : 0;
-    await context.resume();
-    if (run !== this.#run) return;
-    this.#timer = window.setInterval(() => this.#fill(), 50);
-    this.changed();
-    await this.#fill();
+    try {
+      await context.resume();
+      this.changed();
+      await this.#fill(this.#graph, run);
+    } catch (error) {
+      if (run !== this.#run) return;
+      this.pause();
+      this.complain(/** @type {Error} */ (error));
+    }
   }
 
   pause() {
     this.#rest = this.position;
     this.playing = false;
     this.#run++;
-    window.clearInterval(this.#timer);
     for (const source of this.#sources) source.stop();
-    this.#sources = [];
+    this.#sources.clear();
     this.#plan = [];
     this.changed();
   }
@@ -231,11 +226,6 @@ export class Player {
     return this.playing ? (this.#graph?.meter(name) ?? 0) : 0;
   }
 
-  /** The track has grown. @param {Track} track */
-  update(track) {
-    this.track = track;
-  }
-
   close() {
     if (this.playing) this.pause();
     this.#units.clear();
@@ -248,60 +238,39 @@ export class Player {
   #unit(number) {
     const size = UNIT * this.track.rate;
     const kept = this.#units.get(number);
-    const unit = kept ?? load(this.engine, this.track, ["mix", ...this.mixer.lanes.keys()], number * size, (number + 1) * size);
+    const unit = kept ?? load(this.engine, this.track, ["mix", ...Object.keys(this.mixer.lanes)], number * size, (number + 1) * size);
     this.#units.delete(number);
     this.#units.set(number, unit); // the last one is the one used last
     for (const old of [...this.#units.keys()].slice(0, Math.max(0, this.#units.size - KEEP))) this.#units.delete(old);
-    const whole = Math.min((number + 1) * size, this.length);
-    unit.then(({ stop }) => stop < whole && this.#units.delete(number), () => this.#units.delete(number));
+    unit.then(({ stop }) => stop < Math.min((number + 1) * size, this.length) && this.#units.delete(number), () => this.#units.delete(number));
     return unit;
   }
 
-  /** Schedule until AHEAD seconds are on their way. */
-  async #fill() {
-    if (this.#filling || !this.#graph) return;
-    this.#filling = true;
-    const [run, graph, rate] = [this.#run, this.#graph, this.track.rate];
-    try {
-      while (run === this.#run) {
-        const last = this.#plan.at(-1);
-        const now = () => Math.ceil(graph.context.currentTime * rate);
-        const due = last ? last.frame + last.count : now();
-        let sample = last ? last.sample + last.count : this.#rest;
-        if (sample >= this.#end && this.looping) sample = this.loop?.start ?? 0;
-        if (sample >= this.#end) {
-          if (now() > due) this.#finish();
-          return;
-        }
-        if (due > now() + AHEAD * rate || sample >= this.ready) return; // enough, or not there yet: the timer comes again
-        const unit = await this.#unit(Math.floor(sample / (UNIT * rate)));
-        const count = Math.min(unit.stop, this.#end) - sample;
-        if (run !== this.#run || count <= 0) return;
-        const frame = last && due > now() + SOON ? due : now() + Math.ceil(LEAD * rate);
-        this.#sources.push(...graph.start(unit, frame, sample - unit.start, count));
-        this.#plan.push({ frame, sample, count });
-        this.#forget(now());
+  /** Keep AHEAD seconds on their way. @param {Graph} graph @param {number} run */
+  async #fill(graph, run) {
+    const { rate } = this.track;
+    const now = () => Math.ceil(graph.context.currentTime * rate);
+    while (run === this.#run) {
+      const last = this.#plan.at(-1);
+      const due = last ? last.frame + last.count : now();
+      let sample = last ? last.sample + last.count : this.#rest;
+      if (sample >= this.#end && this.looping) sample = this.loop?.start ?? 0;
+      if (sample >= this.#end && now() > due) {
+        this.pause();
+        return this.seek(0);
       }
-    } catch (error) {
-      if (run === this.#run) this.pause();
-      throw error;
-    } finally {
-      this.#filling = false;
+      const wanted = sample < Math.min(this.#end, this.track.ready) && due <= now() + AHEAD * rate;
+      const unit = wanted ? await this.#unit(Math.floor(sample / (UNIT * rate))) : null;
+      const count = unit ? Math.min(unit.stop, this.#end) - sample : 0;
+      if (run !== this.#run) return;
+      if (unit && count > 0) {
+        const frame = last && due > now() + SOON ? due : now() + Math.ceil(LEAD * rate);
+        this.#plan.push({ frame, sample, count });
+        for (const source of graph.start(unit, frame, sample - unit.start, count)) {
+          this.#sources.add(source);
+          source.onended = () => this.#sources.delete(source); // with its samples
+        }
+      } else await new Promise((soon) => setTimeout(soon, 50)); // enough, or not there yet
     }
-  }
-
-  #finish() {
-    this.pause();
-    this.#rest = 0;
-    this.changed();
-  }
-
-  /** Drop what has been played. @param {number} now */
-  #forget(now) {
-    while (this.#plan.length > 2 && this.#plan[1].frame + this.#plan[1].count < now - this.track.rate) {
-      this.#plan.shift();
-    }
-    const lanes = this.mixer.lanes.size + 1;
-    this.#sources = this.#sources.slice(-lanes * (this.#plan.length + 1));
   }
 }
