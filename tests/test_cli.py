@@ -49,7 +49,7 @@ class Loader:
         self.model: Any = FakeModel(gain=0.1)  # its stems do not clip
         self.asked: list[tuple[object, ...]] = []
 
-    def __call__(self, name: str, *, repo: Path | None, backend: str) -> Any:
+    def __call__(self, name: str, *, repo: Path | None, backend: str, memory: int | None) -> Any:
         self.asked.append((name, repo, backend))
         return self.model
 

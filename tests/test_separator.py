@@ -215,7 +215,7 @@ def test_names_are_loaded_when_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     import demucs_np.weights
 
     asked: list[object] = []
-    monkeypatch.setattr(demucs_np.weights, "load_model", lambda name: asked.append(name) or FakeModel())
+    monkeypatch.setattr(demucs_np.weights, "load_model", lambda name, memory: asked.append(name) or FakeModel())
     sep = Separator("htdemucs")
     assert not asked
     assert (sep.samplerate, sep.audio_channels) == (1000, 2)

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..audio.source import BLOCK
 from ..errors import UsageError
 from ..machine import free_memory, resident_memory, shown_size
 from ..models.bag import BagOfModels, Model, fills_segment
@@ -15,7 +14,7 @@ from ..models.network import Network
 from ..operations.compiled import thread_arena
 from ..operations.planning import arena_peak
 from .apply import MAX_SHIFT, Options
-from .windows import Windows, one_window
+from .windows import PART, Windows, one_window
 
 SHORTEST = 2.0  # seconds: shorter segments are not chosen here, what they give is too poor
 
@@ -55,7 +54,7 @@ def _of_passes(model: BagOfModels, members: Sequence[tuple[Model, Windows, int]]
     # What comes in twice, what the model makes; what passes have ready for the others, and keep for their next chunks; blocks on their way.
     made = size * (2 + len(model.sources))
     waiting = stems * (size * (passes - 1) + sum((windows.size - windows.stride) * count for _, windows, count in members))
-    moving = 6 * stems * min(size, BLOCK)
+    moving = (3 * passes + 6) * stems * min(size, PART)
     return (
         arena + opening + sample * (made + waiting + moving) + 12 * size + SPARE
     )  # weights of a chunk, their sum, an inverse STFT's envelope

@@ -16,7 +16,6 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from ..audio.source import BLOCK
 from ..audio.source import Source as Source
 from ..errors import ModelError, UsageError
 from ..models.bag import Model, fills_segment, weighted_average
@@ -26,6 +25,7 @@ Block: TypeAlias = tuple[int, np.ndarray]  # the first sample's number, and floa
 Seconds: TypeAlias = float | Fraction
 Loudness: TypeAlias = tuple[np.float32, np.float32]  # mean, and standard deviation
 
+PART = 1 << 16  # samples of a chunk that go on at a time
 _NOTHING = np.empty(0, np.float32)
 
 
@@ -93,11 +93,13 @@ def _centred(model: Model, segment: Seconds | None, count: int) -> tuple[int, in
     return more // 2, more - more // 2
 
 
+@functools.lru_cache(maxsize=8)  # members of a bag share them
 def _triangle(length: int, power: float) -> np.ndarray:
     """Weights that rise to the middle and fall, at most 1: float32 (length,)."""
     half = length // 2
     ramps = np.concatenate([np.arange(1, half + 1), np.arange(length - half, 0, -1)]).astype(np.float32)
     weight: np.ndarray = (ramps / ramps.max()) ** np.float32(power)
+    weight.flags.writeable = False
     return weight
 
 
@@ -211,14 +213,16 @@ class Run:
                 return
             count = min(size, length - offset)
             output = chunk(offset, count, windows.around(count))
-            total_weight = _sum(weight[:count], weight_before)
             ready = min(stride, count)
-            for start in range(0, ready, BLOCK):
-                part = slice(start, min(ready, start + BLOCK))
-                yield offset + start, _sum(weight[part] * output[..., part], before[..., part]) / total_weight[part]
-            before = _sum(weight[stride:count] * output[..., stride:], before[..., stride:])
-            weight_before = total_weight[stride:]
-            del output, total_weight  # the next chunk is worked on without them
+            for start in range(0, ready, PART):
+                part = slice(start, min(ready, start + PART))
+                total = _sum(weight[part] * output[..., part], before[..., part])
+                total /= _sum(weight[part], weight_before[part])
+                yield offset + start, total
+            rest = slice(stride, count)
+            before = _sum(weight[rest] * output[..., rest], before[..., rest])
+            weight_before = _sum(weight[rest], weight_before[rest])
+            del output  # the next chunk is worked on without it
             offset += stride
 
     @property
