@@ -48,8 +48,10 @@ class Worker:
         self._thread.join(timeout=15)
 
     def enqueue(self, track: Track, wish: Wish) -> None:
-        """Queue a track that is neither waiting nor running."""
-        self.library.change(track, state="queued", wish=wish, order=time.time(), error=None, stage=None, part=0.0, ready=0)
+        """Queue a track that is neither waiting nor running; of stems that it had nothing is told any more."""
+        self.library.change(
+            track, state="queued", wish=wish, order=time.time(), error=None, stage=None, part=0.0, ready=0, sources=[], rate=0, length=0
+        )
         self._wake.set()
 
     def cancel(self, track: Track) -> None:

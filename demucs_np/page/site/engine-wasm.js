@@ -168,7 +168,7 @@ class WasmEngine {
   /** @param {Track} track @param {import("./engine-studio.js").Wish} wish */
   async separate({ id }, wish) {
     const track = /** @type {Track} */ (this.#tracks.get(id));
-    await this.#change(track, { state: "queued", wish, order: Date.now(), error: null, ready: 0 });
+    await this.#change(track, { state: "queued", wish, order: Date.now(), error: null, ready: 0, sources: [], rate: 0, length: 0 });
     this.#enqueue(track);
   }
 
