@@ -25,18 +25,18 @@ from numba import types
 
 from ..threads import default_threads
 
-# By the time they take, the longest first, each with the types of its arguments after `tile0, tile1, scratch`; see TYPES.
+# Those with the matrix product, then the others, the longest first, each with the types of its arguments after `tile0, tile1, scratch`.
 KERNELS = {
     "conv._conv_tiles": "ffffffi",
     "winograd._winograd_tiles": "fffffi",
     "attention._attention_tiles": "fffi",
     "local_attention._local_attention_tiles": "ffi",
     "lstm._lstm_tiles": "fmifi",
+    "feed_forward._feed_forward_tiles": "fffffi",
     "stft._istft_tiles": "ffffffidd",
     "wiener._wiener_tiles": "ffdfi",
     "stft._stft_tiles": "ffffi",
     "attention._pack_tiles": "fffi",
-    "feed_forward._feed_forward_tiles": "fffffi",
     "packing._pack_weights_tiles": "rrrrfi",
     "norm._mean_std_tiles": "ddi",
     "norm._projected_tiles": "ddfi",
