@@ -130,7 +130,9 @@ def test_failures_are_listed_and_tried_again_when_asked(library: Path) -> None:
 def test_dry_run_writes_nothing(library: Path) -> None:
     done = run(str(library), "-o", str(library / "out"), "-n", "demo", "--dry-run")
     assert done.exit_code == 0
-    assert done.output.startswith("4 tracks to do, 0 done, 0 failed before: about 0.00 h of audio")
+    assert re.fullmatch(
+        r"4 tracks to do, 0 done, 0 failed before: about 0:0[4-9] of audio, 0:\d\d of work on this machine, \d MB of results\n", done.output
+    )
     assert not (library / "out").exists()
 
 
@@ -171,6 +173,14 @@ BAD = [
     ("a.jsonl", '{"shifts": 1}\n', "a.jsonl, row 1: names no track"),
     ("a.jsonl", '{"track": "b/one.wav", "stems": ["bass"]}\n', "a.jsonl, row 1: must be an object"),
     ("a.txt", "", "a.txt: no audio files are there"),
+    ("a.csv", "track,n\nb/one.wav,htdemuc\n", "a.csv, row 2: unknown model 'htdemuc'"),
+    ("a.csv", "track,stems\nb/one.wav,flute\n", 'a.csv, row 2: stem "flute" is not in this model'),
+    ("a.csv", "track,rate\nb/one.wav,5\n", "a.csv, row 2: the rate of the files is 5"),
+    ("a.csv", "track,segment\nb/one.wav,500\n", "a.csv, row 2: a segment of 500.0 seconds is longer"),
+    ("a.csv", "track,filename\nb/one.wav,{foo}\n", 'a.csv, row 2: "{foo}" is not a name for the files'),
+    ("a.csv", "track,two-stems,stems\nb/one.wav,vocals,bass\n", "a.csv, row 2: .*"),
+    ("a.csv", 'track,shifts\n"b/one.wav,1\n', "a.csv, row 2: is not CSV"),
+    ("a.csv", "track,flac\nb/one.wav,maybe\n", "a.csv, row 2: flac is 'maybe', but must be true or false"),
 ]
 
 

@@ -157,6 +157,14 @@ def test_an_address_where_nobody_answers(library: tuple[Path, dict[str, bytes]],
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.parametrize("address", ["foo", "foo://x:1", "tcp://127.0.0.1", "tcp://127.0.0.1:x"])
+def test_what_is_no_address_of_a_scheduler(library: tuple[Path, dict[str, bytes]], tmp_path: Path, address: str) -> None:
+    done = batch(str(library[0]), "-o", str(tmp_path / "out"), "-n", "demo", "--dask", address)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"Error: --dask {address}: is not the address of a scheduler (")
+
+
 def test_other_versions_on_the_workers_are_named(library: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(ROOT / "demucs_np", other / "demucs_np", ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))

@@ -98,9 +98,23 @@ def test_what_is_done_is_not_done_twice(store: Any, environment: dict[str, str])
     store.rm("music/out/demo/two/bass.flac")
     done = batch(environment, "s3://music/in", "-o", "s3://music/out")
     assert done.returncode == 0, done.stderr
-    assert "1 tracks done" in done.stderr
+    assert "1 track done" in done.stderr
     assert "1 were done before" in done.stderr
     assert stored(store) == [*NAMES, "demucs-np.jsonl"]
+
+
+def test_a_store_with_folders(store: Any, environment: dict[str, str], tmp_path: Path) -> None:
+    """Unlike objects, whose names need no folder to be there."""
+    (tmp_path / "in").mkdir()
+    song(tmp_path / "in" / "one.wav", samples=44100, samplerate=44100)
+    out = (tmp_path / "out").as_uri()
+    done = batch(environment, str(tmp_path / "in"), "-o", out)
+    assert done.returncode == 0, done.stderr
+    assert sorted(tree(tmp_path / "out")) == [f"demo/one/{stem}.flac" for stem in ("bass", "drums", "other", "vocals")]
+    again = batch(environment, str(tmp_path / "in"), "-o", out)
+    assert "1 were done before" in again.stderr, again.stderr
+    planned = batch(environment, (tmp_path / "in").as_uri(), "-o", str(tmp_path / "else"), "--dry-run")
+    assert planned.stdout == "1 track to do, 0 done, 0 failed before; how long they are is not known before they are read\n"
 
 
 def test_bad_input_is_one_line(store: Any, environment: dict[str, str]) -> None:
@@ -113,6 +127,7 @@ def test_bad_input_is_one_line(store: Any, environment: dict[str, str]) -> None:
         (environment, "s3://nobucket/in", "Error: s3://nobucket/in: "),
         (keyless, "s3://music/in", "Error: s3://music/in: no credentials that open it; set them as the store's own tools want them"),
         (nobody, "s3://music/in", "Error: s3://music/in: the store answers with EndpointConnectionError"),
+        (environment, "http://127.0.0.1:9/a.wav", "Error: http://127.0.0.1:9/a.wav: cannot be reached ("),
         (environment, "what://music/in", "Error: what://music/in: fsspec has no file system for what://"),
     ):
         done = batch(settings, source, "-o", "s3://music/out" if settings is environment else "/tmp/nowhere-else")

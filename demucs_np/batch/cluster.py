@@ -32,6 +32,8 @@ def connected(address: str) -> Iterator[distributed.Client]:
 
     Raises DemucsError where nobody answers or no worker comes, UsageError for workers with another version of this package or without it.
     """
+    if address != "local":
+        _check_address(address)
     with _quiet(), contextlib.ExitStack() as stack:
         stack.enter_context(
             dask.config.set({"distributed.scheduler.allowed-failures": 1, "distributed.comm.timeouts.connect": f"{PATIENCE}s"})
@@ -54,6 +56,17 @@ def connected(address: str) -> Iterator[distributed.Client]:
             raise DemucsError(f"--dask {address}: the scheduler has no workers; start some with `dask worker ADDRESS`") from None
         _check_versions(client)
         yield client
+
+
+def _check_address(address: str) -> None:
+    """Before a client is made of it, which would wait for itself at the end."""
+    try:
+        scheme, place = distributed.comm.parse_address(address)
+        distributed.comm.registry.get_backend(scheme)
+        distributed.comm.parse_host_port(place)
+    except (ValueError, ImportError) as error:
+        what = str(error).splitlines()[0]
+        raise UsageError(f"--dask {address}: is not the address of a scheduler ({what}); write tcp://HOST:8786, or local") from None
 
 
 @contextlib.contextmanager

@@ -23,7 +23,8 @@ COMPRESSED = 0.6  # size of FLAC by that of its samples, of music
 @dataclass(frozen=True)
 class Estimate:
     tracks: int
-    hours: float  # of audio
+    known: int  # tracks whose headers tell a length; the rest is in proportion to the sizes of the files
+    audio: float  # seconds
     seconds: float  # of work, on this machine
     disk: float  # bytes of the results
 
@@ -39,7 +40,7 @@ def estimate(tasks: Sequence[Task]) -> Estimate:
     audio = sum(seconds for _, seconds in known) * scale
     disk = sum(seconds * cost[_kind(task.job)][0] for task, seconds in known) * scale
     work = sum(seconds / cost[_kind(task.job)][1] for task, seconds in known) * scale
-    return Estimate(len(tasks), audio / 3600, work, disk)
+    return Estimate(len(tasks), len(known), audio, work, disk)
 
 
 def _kind(job: Job) -> Job:

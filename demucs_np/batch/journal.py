@@ -163,10 +163,10 @@ class RemoteJournal:
 
     def append(self, record: Record) -> None:
         name = f"{hashlib.sha256(record['key'].encode()).hexdigest()[:24]}-{time.time_ns()}.json"
+        parts = posixpath.join(self._root, f"{self._name}.parts")
         with remote.told(self._out):
-            self._files.pipe_file(
-                posixpath.join(self._root, f"{self._name}.parts", name), json.dumps(record, separators=(",", ":")).encode() + b"\n"
-            )
+            self._files.makedirs(parts, exist_ok=True)  # where there are folders; in a store of objects this does nothing
+            self._files.pipe_file(posixpath.join(parts, name), json.dumps(record, separators=(",", ":")).encode() + b"\n")
 
     def close(self) -> None:
         self._join()

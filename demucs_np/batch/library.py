@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -13,7 +14,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from ..errors import AudioError, UsageError
+from ..errors import AudioError, DemucsError, UsageError
 from ..jobs import Claims, Job, prepare, spread
 from ..weights.files import sha256
 from ..weights.resolve import resolve
@@ -66,9 +67,10 @@ def make_plan(
     plan, claims, settings = Plan(), Claims(), Settings()
     planned: dict[str, Job] = {}
     for source in tracks:
-        job = job_of(source)
-        job = dataclasses.replace(job, folder=_join(job.folder, str(PurePosixPath(source.relative).parent)))
-        key = _key(job, out)
+        with _row(source.origin):
+            job = job_of(source)
+            job = dataclasses.replace(job, folder=_join(job.folder, str(PurePosixPath(source.relative).parent)))
+            key = _key(job, out)
         claims.check(_placed(job))
         claims.add(_placed(job))
         if planned.setdefault(key, job) is not job:
@@ -77,7 +79,9 @@ def make_plan(
             raise UsageError(f"{source.origin or job.track}: {job.track} is there twice, with other options but the same files; keep one")
         if not in_shard(source.relative, shard):
             continue
-        task = Task(job, key, source.relative, source.stamp, source.size, settings.digest(job), out)
+        with _row(source.origin):
+            digest = settings.digest(job)
+        task = Task(job, key, source.relative, source.stamp, source.size, digest, out)
         record = known.get(key)
         if force or record is None or (record.get("stamp"), record.get("settings")) != (task.stamp, task.settings):
             plan.tasks.append(task)
@@ -88,6 +92,17 @@ def make_plan(
         else:
             plan.tasks.append(task)
     return plan
+
+
+@contextlib.contextmanager
+def _row(origin: str) -> Iterator[None]:
+    """Errors within the block say which row of a manifest they are of."""
+    try:
+        yield
+    except DemucsError as error:
+        if not origin or str(error).startswith(f"{origin}:"):
+            raise
+        raise UsageError(f"{origin}: {error}") from None
 
 
 def _join(folder: str, below: str) -> str:

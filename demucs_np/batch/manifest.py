@@ -55,7 +55,7 @@ def _csv(path: str, file: Iterator[str]) -> Fields:
                 raise UsageError(f"{PurePath(path).name}, row {reader.line_num}: has more cells than the first row has names")
             yield reader.line_num, {key: value or "" for key, value in fields.items()}
     except csv.Error as error:
-        raise UsageError(f"{PurePath(path).name}, row {reader.line_num}: is not CSV ({error})") from None
+        raise UsageError(f"{PurePath(path).name}, row {reader.reader.line_num}: is not CSV ({error})") from None
 
 
 def _jsonl(path: str, file: Iterator[str]) -> Fields:

@@ -87,10 +87,14 @@ def batch(
         )  # fmt: skip
         if journal is None:
             about = estimate(plan.tasks)
-            click.echo(
-                f"{about.tracks} tracks to do, {len(plan.done)} done, {len(plan.failed)} failed before: about {about.hours:.2f} h of "
-                f"audio, {clock(about.seconds)} of work on this machine, {about.disk / 1e9:.2f} GB of results"
-            )
+            counts = f"{_tracks(about.tracks)} to do, {len(plan.done)} done, {len(plan.failed)} failed before"
+            if about.known or not plan.tasks:
+                counts += (
+                    f": about {clock(about.audio)} of audio, {clock(about.seconds)} of work on this machine, {_size(about.disk)} of results"
+                )
+            else:
+                counts += "; how long they are is not known before they are read"
+            click.echo(counts)
             return
         report = Report(plan, verbose)
         if plan.tasks:
@@ -101,6 +105,14 @@ def batch(
     report.summary()
 
 
+def _tracks(count: int) -> str:
+    return f"{count} track{'s' * (count != 1)}"
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
 def _jobs(out: str, options: dict[str, Any]) -> Callable[[Source], Job]:
     """From a track to its job, with the options of its row over those of the command."""
     known: dict[frozenset[tuple[str, str]], Job] = {}
@@ -108,7 +120,12 @@ def _jobs(out: str, options: dict[str, Any]) -> Callable[[Source], Job]:
     def job_of(source: Source) -> Job:
         row = frozenset(source.options.items())
         if row not in known:
-            job = job_from(**options | _row_options(source.options, source.origin), out=Path("out"))
+            try:
+                job = job_from(**options | _row_options(source.options, source.origin), out=Path("out"))
+            except click.ClickException as error:
+                if not row:
+                    raise
+                raise UsageError(f"{source.origin}: {error.format_message()}") from None
             known[row] = dataclasses.replace(job, folder=f"{out.rstrip('/')}/{Path(job.folder).name}")
         return dataclasses.replace(known[row], track=source.address)
 
@@ -120,7 +137,7 @@ def _row_options(row: Mapping[str, str], origin: str) -> dict[str, Any]:
     if not row:
         return {}
     flags = {name.lstrip("-"): option for option in OF_A_ROW.values() for name in option.opts}
-    words = []
+    words, off = [], {}
     for key, value in row.items():
         option = flags.get(key)
         if not isinstance(option, click.Option):
@@ -129,14 +146,19 @@ def _row_options(row: Mapping[str, str], origin: str) -> dict[str, Any]:
             words += [f"--{key}" if len(key) > 1 else f"-{key}", value]
         elif value.lower() in ("true", "1", "yes"):
             words.append(f"--{key}")
+        elif value.lower() not in ("false", "0", "no"):
+            raise UsageError(f"{origin}: {key} is {value!r}, but must be true or false")
         elif option.secondary_opts:
             words.append(option.secondary_opts[0])
+        else:
+            off[str(option.name)] = option.get_default(click.Context(separate))
     command = click.Command("row", params=list(OF_A_ROW.values()))
     try:
         context = command.make_context("row", words)
     except click.ClickException as error:
         raise UsageError(f"{origin}: {error.format_message()}") from None
-    return {name: value for name, value in context.params.items() if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    given = {name: value for name, value in context.params.items() if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    return off | given
 
 
 def _cluster() -> ModuleType:
@@ -227,7 +249,7 @@ class Report:
         spent = time.monotonic() - self._began
         done = self._count - (len(self._errors) - len(self._plan.failed))
         click.echo(
-            f"{done} tracks done, {self._audio / 3600:.2f} h of audio in {clock(spent)}; {len(self._plan.done)} were done before, "
+            f"{_tracks(done)} done, {self._audio / 3600:.2f} h of audio in {clock(spent)}; {len(self._plan.done)} were done before, "
             f"{len(self._errors)} failed.",
             err=True,
         )

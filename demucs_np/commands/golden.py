@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from . import completion
+from .separate import Real
 from .terminal import say
 
 
@@ -15,7 +16,7 @@ from .terminal import say
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The golden file to write.")
 @click.option("--repo", type=click.Path(path_type=Path), help="Folder with models, as for `separate`.")
 @click.option("--audio", type=click.Path(path_type=Path), help="Take the input from this file.  [default: drawn from --seed]")
-@click.option("--at", default=0.0, show_default=True, type=click.FloatRange(min=0), help="With --audio: from this second on.")
+@click.option("--at", default=0.0, show_default=True, type=Real(min=0), help="With --audio: from this second on.")
 @click.option("--seed", default=0, show_default=True, help="Draw the input, notes and drum hits, from this seed.")
 @click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
 def golden(model: str, out: Path, repo: Path | None, audio: Path | None, at: float, seed: int, verbose: bool) -> None:

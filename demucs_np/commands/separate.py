@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import sys
@@ -67,6 +68,16 @@ class RateOfFiles(click.ParamType):
         return int(value)
 
 
+class Real(click.FloatRange):
+    """A number in a range, and neither NaN nor infinite, which Python reads as numbers too."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a number of any use here.", param, ctx)
+        return number
+
+
 class Size(click.ParamType):
     """Bytes, with a unit."""
 
@@ -116,7 +127,7 @@ class Size(click.ParamType):
     help="Average so many passes with random delays.  [default: the model's own, mostly 1]",
 )  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="For the random delays: the same seed gives the same files.")
-@click.option("--overlap", type=click.FloatRange(0, 1, max_open=True), help="Part of a segment.  [default: the model's own, mostly 0.25]")
+@click.option("--overlap", type=Real(0, 1, max_open=True), help="Part of a segment.  [default: the model's own, mostly 0.25]")
 @click.option(
     "--window", type=click.Choice(["triangle", "flat"]),
     help="Cross-fade segments, or average them and fill up the last with zeros.  [default: the model's own, mostly triangle]",
@@ -128,9 +139,7 @@ class Size(click.ParamType):
 )
 @click.option("--tta", is_flag=True, help="Average the track, its polarity inverse and its channels swapped; three times the work.")
 @click.option("--no-split", is_flag=True, cls=OneOf, excludes=["segment"], help="Run the whole track at once; needs much memory.")
-@click.option(
-    "--segment", type=click.FloatRange(min=0, min_open=True), help="Length of the segments that a track is split into, in seconds."
-)
+@click.option("--segment", type=Real(min=0, min_open=True), help="Length of the segments that a track is split into, in seconds.")
 @click.option("--int24", is_flag=True, cls=OneOf, excludes=["float32"], help="Write 24-bit WAV or FLAC.")
 @click.option("--float32", is_flag=True, cls=OneOf, excludes=["flac", "mp3"], help="Write 32-bit floating-point WAV.")
 @click.option(

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from .separate import Real
+
 Command = Callable[..., Any]
 
 
@@ -20,9 +22,7 @@ def server_options(command: Command) -> Command:
     return host(port(command))
 
 
-max_upload_option = click.option(
-    "--max-upload", default=2.0, show_default=True, type=click.FloatRange(min=0, min_open=True), help="GB, of one file."
-)
+max_upload_option = click.option("--max-upload", default=2.0, show_default=True, type=Real(min=0, min_open=True), help="GB, of one file.")
 
 
 @click.command()

@@ -9,7 +9,7 @@ import click
 
 from ..errors import UsageError
 from . import completion
-from .separate import Size
+from .separate import Real, Size
 
 
 @click.command()
@@ -34,12 +34,12 @@ from .separate import Size
 @click.option("--mix", metavar="A=1,B=0.5", help="Send out one mix of stems with these gains; stems that are not named are left out.")
 @click.option("--hop", type=float, help="Low delay: seconds from one window to the next.  [default: whole windows, a delay of a segment]")
 @click.option("--lookahead", type=float, help="With --hop: seconds of a window after what is given out.  [default: 0.5]")
-@click.option("--segment", type=click.FloatRange(min=0, min_open=True), help="Length of the windows in seconds.")
+@click.option("--segment", type=Real(min=0, min_open=True), help="Length of the windows in seconds.")
 @click.option(
     "--loudness", metavar="MEAN,STD", help="Mean and standard deviation to hear the sound at.  [default: those of all that was heard]"
 )
 @click.option(
-    "--max-lag", type=click.FloatRange(min=0, min_open=True),
+    "--max-lag", type=Real(min=0, min_open=True),
     help="For live sound: when the work is more than so many seconds behind, skip them with a cross-fade.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; the result is the same for any number.  [default: all cores]")

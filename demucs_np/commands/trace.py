@@ -9,6 +9,7 @@ import click
 
 from ..errors import UsageError
 from . import completion
+from .separate import Real
 from .terminal import say
 
 
@@ -22,7 +23,7 @@ from .terminal import say
     help="Model: a published name that stands for one model, or the path of a model file.",
 )
 @click.option("--repo", type=click.Path(path_type=Path), help="Folder with models, as for `separate`.")
-@click.option("--at", default=0.0, show_default=True, type=click.FloatRange(min=0), help="Where the segment begins, in seconds.")
+@click.option("--at", default=0.0, show_default=True, type=Real(min=0), help="Where the segment begins, in seconds.")
 @click.option(
     "--layers", multiple=True, metavar="PATTERN",
     help="What to record, like 'encoder.*'; may be given several times.  [default: every layer]",
