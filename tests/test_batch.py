@@ -130,9 +130,8 @@ def test_failures_are_listed_and_tried_again_when_asked(library: Path) -> None:
 def test_dry_run_writes_nothing(library: Path) -> None:
     done = run(str(library), "-o", str(library / "out"), "-n", "demo", "--dry-run")
     assert done.exit_code == 0
-    assert re.fullmatch(
-        r"4 tracks to do, 0 done, 0 failed before: about 0:0[4-9] of audio, 0:\d\d of work on this machine, \d MB of results\n", done.output
-    )
+    said = r"4 tracks to do, 0 done, 0 failed before: about 0:0[4-9] of audio, 0:\d\d of work on this machine, \d MB of results\n"
+    assert re.fullmatch(said, done.output), done.output
     assert not (library / "out").exists()
 
 

@@ -61,9 +61,9 @@ def connected(address: str) -> Iterator[distributed.Client]:
 def _check_address(address: str) -> None:
     """Before a client is made of it, which would wait for itself at the end."""
     try:
-        scheme, place = distributed.comm.parse_address(address)
+        scheme, place = distributed.comm.addressing.parse_address(address)
         distributed.comm.registry.get_backend(scheme)
-        distributed.comm.parse_host_port(place)
+        distributed.comm.addressing.parse_host_port(place)
     except (ValueError, ImportError) as error:
         what = str(error).splitlines()[0]
         raise UsageError(f"--dask {address}: is not the address of a scheduler ({what}); write tcp://HOST:8786, or local") from None

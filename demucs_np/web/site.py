@@ -76,6 +76,10 @@ def plain(config: Config) -> dict[str, Any]:
 def _members(named: Named) -> tuple[Named, dict[str, ModelFile]]:
     if named.parts:
         raise ModelError(f"{named.name}: a page takes one model or bag at a time: give them one by one, -n A -n B")
+    bag = catalog.BAGS.get(named.name)
+    if bag and bag.architecture != "HTDemucs":  # known without its weights
+        what = f"{bag.architecture} cannot be recorded: what its LSTMs and its statistics do is not all in kernels"
+        raise ModelError(f"{named.name}: {what}; HTDemucs can be")
     files = {}
     for name, member in named.distinct.items():
         files[name] = read_model_file(member.get(hub.to_stderr))

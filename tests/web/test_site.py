@@ -97,6 +97,14 @@ def test_models_that_a_page_cannot_run(tmp_path, name, why):
     assert not (tmp_path / "site").exists()
 
 
+@pytest.mark.parametrize("name", ["hdemucs_mmi", "mdx_extra"])
+def test_published_models_that_a_page_cannot_run_are_refused_before_they_are_fetched(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = run("build", "-o", tmp_path / "site", "-n", name)
+    assert result.exit_code == 1
+    assert re.fullmatch(rf"Error: {name}: .* cannot be recorded: .*; HTDemucs can be\n", result.output), result.output
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user whom permissions bind")
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "site").mkdir(mode=0o500)

@@ -3,7 +3,7 @@
  * Demucs in JavaScript: the package's own kernels as WebAssembly. Browsers, and Node from version 20 on; no dependencies.
  *
  * @typedef {import("./weights.js").Progress} Progress
- * @typedef {{ model?: string | URL | ArrayBuffer, threads?: number, cache?: boolean, relaxed?: boolean, profile?: boolean, onprogress?: (p: Progress) => void,
+ * @typedef {{ model?: string | URL | ArrayBuffer | ArrayBufferView, threads?: number, cache?: boolean, relaxed?: boolean, profile?: boolean, onprogress?: (p: Progress) => void,
  *   signal?: AbortSignal }} OpenOptions
  * @typedef {{ sampleRate?: number, stems?: string[], overlap?: number, shifts?: number, seed?: number, normalize?: boolean,
  *   onprogress?: (p: Progress) => void, signal?: AbortSignal }} SeparateOptions
@@ -24,6 +24,8 @@ export { isolate } from "./isolate.js";
 // One function with one SIMD instruction; the second with a relaxed one.
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
 const RELAXED = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 15, 1, 13, 0, 65, 1, 253, 15, 65, 2, 253, 15, 253, 128, 2, 11];
+const node = typeof process === "undefined" ? Infinity : parseInt(process.versions?.node ?? "Infinity", 10) || Infinity;
+const FASTEST = 768000; // Hz, of sound
 const can = (/** @type {number[]} */ bytes) => WebAssembly.validate(new Uint8Array(bytes));
 
 /** @returns {Promise<Site>} */
@@ -64,6 +66,7 @@ export class Engine {
    */
   static async open(options = {}) {
     const { model: wanted = "htdemucs", onprogress = () => {}, signal, profile = false } = options;
+    if (node < 20) throw new DemucsError("node", `this is Node ${node}`, "take 20 or later");
     if (!can(SIMD)) throw new DemucsError("simd", "this browser has no WebAssembly SIMD", "take a current one: Chrome, Edge, Firefox or Safari 16.4");
     const { model, modules, given } = await find(wanted, options);
     const tape = await jsonResource(`./${model.tape}`);
@@ -151,7 +154,6 @@ export class Engine {
    */
   async convert(channels, rate, signal) {
     const { channels: wanted, samplerate } = this.model;
-    if (!(Number.isInteger(rate) && rate > 0)) throw new DemucsError("usage", `sampleRate is ${rate}`, "give a whole number of hertz");
     let track = channels.slice(0, wanted);
     if (channels.length === 1) track = Array.from({ length: wanted }, () => channels[0]);
     if (wanted === 1 && channels.length > 1) track = [mean(channels)];
@@ -165,6 +167,8 @@ export class Engine {
    * @param {Float32Array[]} channels @param {number} from Hz @param {number} to Hz @param {AbortSignal} [signal] @returns {Promise<Float32Array[]>}
    */
   async resample(channels, from, to, signal) {
+    for (const rate of [from, to])
+      if (!(Number.isInteger(rate) && rate > 0 && rate <= FASTEST)) throw new DemucsError("usage", `a sample rate is ${rate}`, `give a whole number of hertz, at most ${FASTEST}`);
     if (from === to) return channels;
     const divisor = gcd(from, to);
     const { channels: out } = await this._crew.request({ type: "resample", channels, old: from / divisor, fresh: to / divisor }, { signal });
@@ -198,17 +202,22 @@ export class Engine {
 
 /**
  * A model, and the hashes of the site's modules.
- * @param {string | URL | ArrayBuffer} wanted @param {OpenOptions} options @returns {Promise<{ model: Model, modules: Record<string, string>, given?: ArrayBuffer }>}
+ * @param {string | URL | ArrayBuffer | ArrayBufferView} wanted @param {OpenOptions} options @returns {Promise<{ model: Model, modules: Record<string, string>, given?: ArrayBuffer }>}
  */
 async function find(wanted, options) {
+  const bytes = wanted instanceof ArrayBuffer || ArrayBuffer.isView(wanted) ? bytesOf(wanted) : undefined;
+  if (typeof wanted !== "string" && !(wanted instanceof URL) && !bytes) throw new DemucsError("usage", `the model is ${wanted}`, "give a name, an address, or the bytes of a file");
   const all = await site(), { modules } = all;
   const model = all.models.find(m => m.name === wanted);
   if (model) return { model, modules };
   if (typeof wanted === "string" && !/^[a-z]+:|\.safetensors$|^[./]/i.test(wanted))
     throw new DemucsError("usage", `there is no model ${wanted} on this site, but ${all.models.map(m => m.name).join(", ")}`, `build it with \`demucs-np web build -n ${wanted}\``);
-  const given = wanted instanceof ArrayBuffer ? wanted.slice(0) : await fetchAddress(wanted, options);
+  const given = bytes ?? (await fetchAddress(/** @type {string | URL} */ (wanted), options));
   return { model: await described(given, all), modules, given };
 }
+
+/** A copy of them. @param {ArrayBuffer | ArrayBufferView} data @returns {ArrayBuffer} */
+const bytesOf = data => (data instanceof ArrayBuffer ? data.slice(0) : new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice().buffer);
 
 /** The model of a file: its configuration says which tape is its. @param {ArrayBuffer} file @param {Site} all @returns {Promise<Model>} */
 async function described(file, { tapes, order, defaults }) {
