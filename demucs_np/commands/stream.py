@@ -58,7 +58,7 @@ def stream(
 
     \b
     Karaoke from a radio station:
-      ffmpeg -v error -i URL -f wav - | demucs-np stream --wav --mix drums=1,bass=1,other=1 --hop 2 | ffplay -v error -nodisp -
+      ffmpeg -v error -i URL -f wav - | demucs-np stream --wav --mix drums=1,bass=1,other=1 --hop 2.5 | ffplay -v error -nodisp -
     """
     if mix is not None and stems is not None:
         raise click.UsageError("--stems and --mix exclude each other.")
