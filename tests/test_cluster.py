@@ -132,6 +132,39 @@ def test_a_worker_that_is_killed_loses_nothing(library: tuple[Path, dict[str, by
     assert len(records(tmp_path / "out")) == 4
 
 
+@linux
+def test_a_track_that_costs_two_workers_their_lives_has_failed(library: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
+    from distributed import Client
+
+    (tmp_path / "in").mkdir()
+    song(tmp_path / "in" / "0.wav", samples=44100 * 120, samplerate=44100)  # long enough to be in work when its worker is killed
+    shutil.copy(library[0] / "1.wav", tmp_path / "in")
+    seen: set[str] = set()
+
+    def in_work(client: Client) -> None:
+        """Wait until a worker that was not there before has a task."""
+        until = time.monotonic() + 60
+        while not (found := {address for address, tasks in client.processing().items() if tasks} - seen) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert found
+        seen.update(found)
+
+    with scheduler(tmp_path / "s") as (address, _), Client(address) as client, contextlib.ExitStack() as first:
+        first.enter_context(worker(tmp_path / "a", address))
+        command = [*COMMAND, str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-n", "demo", "--dask", address]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            in_work(client)
+            first.close()  # kills it
+            with worker(tmp_path / "b", address):
+                in_work(client)
+            with worker(tmp_path / "c", address):
+                assert process.stderr is not None
+                said = process.stderr.read()
+    assert process.returncode == 1, said
+    assert "0.wav: the workers that had it were lost (killed, or out of memory); it is not tried again" in said
+    assert {record["track"]: record["status"] for record in records(tmp_path / "out")} == {"0.wav": "failed", "1.wav": "done"}
+
+
 def test_a_scheduler_that_is_lost_ends_the_run(library: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
     folder, _ = library
     with scheduler(tmp_path / "s") as (address, process), worker(tmp_path / "a", address):
