@@ -249,3 +249,16 @@ def test_memory_that_is_refused(visit: Visit) -> None:
         "MB that the model needs (could not allocate memory); close other pages, or take fewer threads or a smaller model"
         in result["message"]
     )
+
+
+def test_a_browser_without_vectors(visit: Visit) -> None:
+    visit.page.evaluate(
+        "() => { const real = WebAssembly.validate; WebAssembly.validate = bytes => bytes.length > 31 ? false : real(bytes); }"
+    )
+    assert "names" in visit.separate({"threads": 1}, stems=["drums"])  # without the relaxed ones: the plain module
+    asked = visit.separate({"threads": 1, "relaxed": True})
+    assert (asked["code"], asked["message"]) == ("simd", "this browser has no relaxed SIMD; leave `relaxed` out")
+    visit.page.evaluate("() => { WebAssembly.validate = () => false; }")
+    none = visit.separate({"threads": 1})
+    assert none["code"] == "simd"
+    assert none["message"].startswith("this browser has no WebAssembly SIMD; take a current one")
