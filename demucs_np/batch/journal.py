@@ -140,8 +140,9 @@ class RemoteJournal:
         self._out, self._name = out, name
         self._files, root = remote.system(out)
         self._root = root.rstrip("/")
-        self._parts: list[str] = []
         self._join()
+        with remote.told(self._out):  # where there are folders; in a store of objects this does nothing
+            self._files.makedirs(f"{self._root}/{self._name}.parts", exist_ok=True)
 
     def _own(self) -> list[str]:
         with remote.told(self._out):
@@ -163,10 +164,10 @@ class RemoteJournal:
 
     def append(self, record: Record) -> None:
         name = f"{hashlib.sha256(record['key'].encode()).hexdigest()[:24]}-{time.time_ns()}.json"
-        parts = posixpath.join(self._root, f"{self._name}.parts")
         with remote.told(self._out):
-            self._files.makedirs(parts, exist_ok=True)  # where there are folders; in a store of objects this does nothing
-            self._files.pipe_file(posixpath.join(parts, name), json.dumps(record, separators=(",", ":")).encode() + b"\n")
+            self._files.pipe_file(
+                posixpath.join(self._root, f"{self._name}.parts", name), json.dumps(record, separators=(",", ":")).encode() + b"\n"
+            )
 
     def close(self) -> None:
         self._join()

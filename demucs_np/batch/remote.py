@@ -42,12 +42,9 @@ def told(address: str) -> Iterator[None]:
                 f"{address}: no credentials that open it; set them as the store's own tools want them ({reason_of(error)})"
             ) from None
         if isinstance(error, FileNotFoundError):
-            if isinstance(error.__cause__, OSError) and not isinstance(
-                error.__cause__, FileNotFoundError
-            ):  # fsspec's name for it over HTTP
-                raise AudioError(
-                    f"{address}: cannot be reached ({reason_of(error.__cause__)}); check the address and the connection"
-                ) from None
+            cause = error.__cause__  # over HTTP fsspec says so of a host that cannot be reached, too
+            if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+                raise AudioError(f"{address}: cannot be reached ({reason_of(cause)}); check the address and the connection") from None
             raise AudioError(f"{address}: there is nothing") from None
         what = reason_of(error).splitlines()[0]
         raise AudioError(f"{address}: the store answers with {name} ({what}); check the address and the connection") from None

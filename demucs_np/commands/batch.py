@@ -66,7 +66,7 @@ def batch(
     from ..batch.library import make_plan, parse_shard
     from ..batch.sources import find
     from ..jobs import forget_models
-    from ..machine import free_memory
+    from ..machine import free_memory, shown_size
     from ..threads import default_threads
 
     if ship_weights and not dask:
@@ -89,9 +89,8 @@ def batch(
             about = estimate(plan.tasks)
             counts = f"{_tracks(about.tracks)} to do, {len(plan.done)} done, {len(plan.failed)} failed before"
             if about.known or not plan.tasks:
-                counts += (
-                    f": about {clock(about.audio)} of audio, {clock(about.seconds)} of work on this machine, {_size(about.disk)} of results"
-                )
+                work = f"{clock(about.audio)} of audio, {clock(about.seconds)} of work on this machine"
+                counts += f": about {work}, {shown_size(about.disk)} of results"
             else:
                 counts += "; how long they are is not known before they are read"
             click.echo(counts)
@@ -107,10 +106,6 @@ def batch(
 
 def _tracks(count: int) -> str:
     return f"{count} track{'s' * (count != 1)}"
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _jobs(out: str, options: dict[str, Any]) -> Callable[[Source], Job]:

@@ -24,6 +24,7 @@ from ..weights.formats import published, read_model_file
 from ..weights.formats.checkpoint import ModelFile
 from ..weights.resolve import Member, Named, resolve
 from . import modules, recording
+from .tape import OTHER_CLASS
 
 STATIC = Path(__file__).with_name("static")
 BUILT = Path(__file__).with_name("built")  # the modules and the demo's tape, so that a site needs no linker
@@ -78,8 +79,7 @@ def _members(named: Named) -> tuple[Named, dict[str, ModelFile]]:
         raise ModelError(f"{named.name}: a page takes one model or bag at a time: give them one by one, -n A -n B")
     bag = catalog.BAGS.get(named.name)
     if bag and bag.architecture != "HTDemucs":  # known without its weights
-        what = f"{bag.architecture} cannot be recorded: what its LSTMs and its statistics do is not all in kernels"
-        raise ModelError(f"{named.name}: {what}; HTDemucs can be")
+        raise ModelError(f"{named.name}: {OTHER_CLASS.format(bag.architecture)}")
     files = {}
     for name, member in named.distinct.items():
         files[name] = read_model_file(member.get(hub.to_stderr))

@@ -164,10 +164,13 @@ class _Recorder:
         return self._known[content]
 
 
+OTHER_CLASS = "{} cannot be recorded: what its LSTMs and its statistics do is not all in kernels; HTDemucs can be"
+
+
 def check(config: Config) -> None:
     """Raise ModelError for a configuration that is not made of kernels alone."""
     if not isinstance(config, HTDemucsConfig):
-        raise ModelError(f"{config.klass} cannot be recorded: what its LSTMs and its statistics do is not all in kernels; HTDemucs can be")
+        raise ModelError(OTHER_CLASS.format(config.klass))
     reasons = {
         "it predicts magnitudes (cac=False)": not config.cac,
         'its positions are weights (t_emb="scaled")': config.t_layers > 0 and config.t_emb == "scaled",
