@@ -1,5 +1,10 @@
 """Every failure that a user can cause or meet, each with one line that says what, where and what to do."""
 
+from __future__ import annotations
+
+import operator
+from typing import Any
+
 
 class DemucsError(Exception):
     """Base of all errors that this package raises on purpose. The command prints its text and exits with `status`."""
@@ -44,6 +49,16 @@ def shown(value: object) -> str:
     if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < MAX_INTEGER):
         return repr(value)
     return f"a {type(value).__name__}"
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raise UsageError unless the option `name` has a whole number, `least` or more."""
+    try:
+        enough = operator.index(value) >= least
+    except TypeError:
+        raise UsageError(f"{name} is {shown(value)}, but must be a whole number") from None
+    if not enough:
+        raise UsageError(f"{name} is {value}, but must be {least} or more")
 
 
 def reason_of(error: BaseException) -> str:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from .errors import UsageError
+
 ROOT = Path("/")
 
 
@@ -103,11 +105,20 @@ def _statistic(path: Path, name: str) -> int:
     return int(fields.get(name, 0))
 
 
+def memory_limit(memory: float | str | None) -> int | None:
+    """The bytes that a process may take, from an option: a number, or a size as "2GB" (None: there is no limit). Raises UsageError."""
+    if memory is None or isinstance(memory, str):
+        return None if memory is None else parse_size(memory)
+    if not 0 < memory < float("inf"):
+        raise UsageError(f'memory is {memory}, but must be a number of bytes, or a size as "2GB"')
+    return int(memory)
+
+
 def parse_size(text: str) -> int:
-    """Bytes of a size as it is written: 2GB, 1500MB, 1.5GiB. Raises ValueError for what is none."""
+    """Bytes of a size as it is written: 2GB, 1500MB, 1.5GiB. Raises UsageError for what is none."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([KMGT])(i?)B?\s*", text, re.IGNORECASE)
     if match is None or float(match[1]) == 0:
-        raise ValueError(f'"{text}" is no size of memory: write a number with its unit, as in 2GB, 1500MB or 1.5GiB')
+        raise UsageError(f'"{text}" is no size of memory: write a number with its unit, as in 2GB, 1500MB or 1.5GiB')
     power = "KMGT".index(match[2].upper()) + 1
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 

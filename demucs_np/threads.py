@@ -7,6 +7,8 @@ import os
 import threading
 from collections.abc import Iterator
 
+from .errors import check_whole
+
 _current = threading.local()
 
 
@@ -22,14 +24,19 @@ def current_threads() -> int:
     return getattr(_current, "threads", None) or default_threads()
 
 
+def check_threads(threads: int | None) -> None:
+    """Raise UsageError for what is no number of threads (None: all)."""
+    if threads is not None:
+        check_whole("threads", threads, 1)
+
+
 @contextlib.contextmanager
 def use_threads(threads: int | None) -> Iterator[None]:
     """Within the block, run operations on this many threads (None: leave it as it is).
 
-    Raises ValueError for a number below 1.
+    Raises UsageError for a number below 1.
     """
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads is {threads}, but must be at least 1")
+    check_threads(threads)
     before = getattr(_current, "threads", None)
     if threads is not None:
         _current.threads = threads

@@ -38,6 +38,10 @@ def test_what_is_wrong_is_said(repo: Path, tmp_path: Path) -> None:
         separator.separate_audio_file(tmp_path / "missing.wav")
     with pytest.raises(dn.UsageError, match="as_float=True"):
         api.save_audio(np.zeros((2, 10), np.float32), tmp_path / "a.wav", 44100, bits_per_sample=32)
+    with pytest.raises(dn.AudioError, match=r"a\.wav: its sample rate is 0 Hz"):
+        api.save_audio(np.zeros((2, 10), np.float32), tmp_path / "a.wav", 0)
+    with pytest.raises(dn.UsageError, match="threads is -1, but must be 1 or more"):
+        api.Separator("abcd1234", repo, jobs=-1).separate_tensor(np.zeros((2, 8000), np.float32))
 
 
 def test_a_bar(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:

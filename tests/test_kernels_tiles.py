@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from demucs_np.errors import UsageError
 from demucs_np.kernels.tiles import LONGEST, Pool, pool, shares
 from demucs_np.threads import default_threads, use_threads
 
@@ -276,5 +277,5 @@ def test_use_threads_is_of_one_python_thread():
 
 @pytest.mark.parametrize("threads", [0, -1])
 def test_use_threads_refuses_fewer_than_one(threads):
-    with pytest.raises(ValueError, match=rf"^threads is {threads}, but must be at least 1$"), use_threads(threads):
+    with pytest.raises(UsageError, match=rf"^threads is {threads}, but must be 1 or more$"), use_threads(threads):
         pass

@@ -76,6 +76,8 @@ def test_published_names_in_a_folder(repo: Path) -> None:
     assert isinstance(load_model("htdemucs", repo=repo, backend="numpy"), BagOfModels)
     with pytest.raises(ModelError, match=r"has no 5c90dfd2\.safetensors or 5c90dfd2\.th"):
         load_model("htdemucs_6s", repo=repo)
+    with pytest.raises(UsageError, match="memory is -1, but must be a number of bytes"):
+        load_model("htdemucs", repo=repo, memory=-1)
     with pytest.raises(ModelError, match="has neither a model nor a bag named 'three'; it has 955717e8, one, two"):
         load_model("three", repo=repo)
 

@@ -121,7 +121,7 @@ def test_sizes(text, size):
 
 @pytest.mark.parametrize("text", ["", "2", "GB", "-1GB", "0GB", "2 GBit", "1e3MB", "2GB 1MB", "nan GB"])
 def test_what_is_no_size(text):
-    with pytest.raises(ValueError, match=re.escape(f'"{text}" is no size of memory: write a number with its unit')):
+    with pytest.raises(UsageError, match=re.escape(f'"{text}" is no size of memory: write a number with its unit')):
         parse_size(text)
 
 
@@ -232,7 +232,7 @@ def test_what_is_not_compiled_is_not_limited(monkeypatch):
 
 def test_separator_takes_a_size():
     assert Separator("demo", memory="1.5GB").memory == 1_500_000_000
-    with pytest.raises(ValueError, match="is no size"):
+    with pytest.raises(UsageError, match="is no size"):
         Separator("demo", memory="much")
 
 

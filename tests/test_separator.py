@@ -222,6 +222,32 @@ def test_names_are_loaded_when_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == ["htdemucs"]
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"threads": 0}, "threads is 0, but must be 1 or more"),
+        ({"threads": 1.5}, "threads is 1.5, but must be a whole number"),
+        ({"shifts": -1}, "shifts is -1, but must be 0 or more"),
+        ({"shifts": float("nan")}, "shifts is nan, but must be a whole number"),
+        ({"overlap": -0.1}, "overlap is -0.1, but must be at least 0 and below 1"),
+        ({"overlap": float("nan")}, "overlap is nan"),
+        ({"segment": 0}, "segment is 0 seconds, but must be above 0"),
+        ({"memory": "much"}, '"much" is no size of memory'),
+        ({"memory": 0}, "memory is 0, but must be a number of bytes"),
+        ({"memory": float("nan")}, "memory is nan"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_at_once(options: dict[str, object], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        Separator("htdemucs", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("track", [0, -1, 1.5])
+def test_tracks_are_counted_from_one(tmp_path: Path, track: int) -> None:
+    with pytest.raises(UsageError, match=f"track is {track}, but must be"):
+        Separator(FakeModel()).separate_audio_file(song(tmp_path / "song.wav"), track=track)
+
+
 def test_output_paths() -> None:
     def names(track: str, filename: str = "{track}/{stem}.{ext}") -> str:
         return str(output_paths(Path(track), Path("out"), filename, ["bass"], "wav")["bass"])

@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ..errors import AudioError, AudioWarning, reason_of
+from ..errors import AudioError, AudioWarning, check_whole, reason_of
 from ..kernels.resample import Resampler
 from . import source
 from .convert import check_finite, check_rate, convert_channels
@@ -133,8 +133,10 @@ def open_track(path: str | Path, track: int | None = None, note: Note = warn) ->
     "-" is standard input; a pipe is read to its end first. `track` chooses one of several audio streams, counted from 1 (None: the default
     one). `note` is told what of a damaged file is kept, by default as an AudioWarning.
 
-    Raises AudioError, with the remedy, if there is no such file or it is not audio.
+    Raises AudioError, with the remedy, if there is no such file or it is not audio, UsageError for a `track` below 1.
     """
+    if track is not None:
+        check_whole("track", track, 1)
     name = "standard input" if str(path) == "-" else str(path)
     with ExitStack() as stack:
         location = _seekable(Path(path), name, stack)

@@ -19,6 +19,7 @@ import soundfile
 
 from ..errors import AudioError, UsageError, reason_of
 from . import source
+from .convert import check_rate
 from .levels import ClipMode, prevent_clip
 from .source import Source
 from .tags import id3
@@ -56,8 +57,9 @@ def write(
     `clip` keeps samples within ±1: "rescale" divides by 1.01 times the peak where that is above 1 (`peak` spares a search for it), "common"
     does so with a `peak` of several files, "clamp" limits to ±0.99, "tanh" bends, "none" leaves the limiting at ±1 that every format does.
 
-    Raises AudioError if the file cannot be written. Source: `demucs.audio.save_audio`.
+    Raises AudioError if the file cannot be written, or has no such rate. Source: `demucs.audio.save_audio`.
     """
+    check_rate(samplerate, str(path))
     if peak is None and clip in ("rescale", "common"):
         peak = max((np.abs(block).max() for block in pieces(audio)), default=np.float32(0))
     frames = (to_pcm(prevent_clip(block, clip, peak), encoding.depth) for block in pieces(audio))

@@ -84,13 +84,14 @@ class Size(click.ParamType):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from ..errors import UsageError
         from ..machine import parse_size
 
         if isinstance(value, int):
             return value
         try:
             return parse_size(value)
-        except ValueError as error:
+        except UsageError as error:
             self.fail(f"{error}.", param, ctx)
 
 

@@ -51,7 +51,7 @@ def verify_file(
     """
     golden = load_golden(path)
     model = seeded_model(golden, backend) if name is None else _named_model(golden, name, repo, backend)
-    with use_threads(threads or default_threads()):
+    with use_threads(default_threads() if threads is None else threads):
         return verify_golden(golden, model)
 
 

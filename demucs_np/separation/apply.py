@@ -17,10 +17,11 @@ from typing import TypeAlias, cast
 import numpy as np
 
 from ..audio.source import ArraySource
-from ..errors import AudioError, UsageError
+from ..errors import AudioError, UsageError, check_whole
 from ..kernels.tiles import listen
 from ..models.bag import BagOfModels, Model
 from ..models.recipe import Window
+from ..threads import check_threads
 from .progress import as_progress
 from .windows import Block, Chunk, Member, Run, View, Windows, flat_windows, one_window, stride_of, whole_windows
 from .windows import Source as Source
@@ -59,8 +60,8 @@ class Options:
     normalize: bool | None = None  # by `Separator`
 
     def __post_init__(self) -> None:
-        if self.shifts is not None and self.shifts < 0:
-            raise UsageError(f"shifts is {self.shifts}, but must be 0 or more")
+        if self.shifts is not None:
+            check_whole("shifts", self.shifts, 0)
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise UsageError(f"overlap is {self.overlap}, but must be at least 0 and below 1: it is a part of the segment")
         if self.segment is not None and not 0 < self.segment < float("inf"):
@@ -157,6 +158,7 @@ def blocks(
     upstream, and all is one block. `draw`: where the delays come from, in place of the seed of the options.
     """
     options.check(model)
+    check_threads(threads)
     indices = [model.sources.index(name) for name in wanted_stems(model, stems)]
     if len(source.shape) not in (2, 3) or source.shape[-2] != model.audio_channels or 0 in source.shape:
         raise AudioError(

@@ -15,10 +15,10 @@ from .. import audio
 from ..audio import BLOCK, ArraySource, ClipMode, Encoding, Note, Slice, Source, Spool, Track, warn
 from ..errors import AudioError, ModelError
 from ..kernels.resample import Resampler, resample
-from ..machine import parse_size
+from ..machine import memory_limit
 from ..models.bag import BagOfModels
 from ..models.recipe import Window
-from ..threads import use_threads
+from ..threads import check_threads, use_threads
 from . import apply
 from .apply import Event, Options, Progress
 from .cut import Cut, Length, Rate, Wanted
@@ -45,7 +45,7 @@ class Separator:
     Where the model's own segment needs more, the longest one that fits is taken, and a note says so; a UsageError is raised for a `segment`
     that does not fit, and for models whose segment cannot be chosen. A model that is loaded here is loaded with it, see `load_model`.
 
-    Source: `demucs.api.Separator`.
+    Raises UsageError for options that make no sense. Source: `demucs.api.Separator`.
     """
 
     def __init__(
@@ -68,7 +68,8 @@ class Separator:
         self._model = model
         self.options = Options(shifts, split, overlap, segment, seed, tta=tta, window=window, normalize=normalize)
         self.stems = stems
-        self.memory = parse_size(memory) if isinstance(memory, str) else memory
+        self.memory = memory_limit(memory)
+        check_threads(threads)
         self.threads = threads
         self.progress = as_progress(progress)
 

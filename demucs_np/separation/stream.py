@@ -14,11 +14,11 @@ from typing import Literal
 import numpy as np
 
 from .. import audio
-from ..errors import AudioError, ModelError, UsageError
+from ..errors import AudioError, ModelError, UsageError, check_whole
 from ..kernels.resample import Resampler
-from ..machine import parse_size
+from ..machine import memory_limit
 from ..models.bag import BagOfModels, Model
-from ..threads import use_threads
+from ..threads import check_threads, use_threads
 from .apply import Options, bag_of, wanted_stems
 from .fitting import SHORTEST, Segments, has_fixed_segment, needed_live
 from .loudness import Moments, Normalised, louder
@@ -68,7 +68,8 @@ class Stream:
         threads: int | None = None,
         memory: int | str | None = None,
     ) -> None:
-        memory = parse_size(memory) if isinstance(memory, str) else memory
+        memory = memory_limit(memory)
+        check_threads(threads)
         if isinstance(model, (str, Path)):
             from ..weights import load_model
 
@@ -77,10 +78,7 @@ class Stream:
         self.samplerate = model.samplerate if samplerate is None else samplerate
         self.channels = model.audio_channels if channels is None else channels
         audio.check_rate(self.samplerate, "the stream")
-        if self.channels < 1:
-            raise UsageError(f"channels is {channels}, but must be 1 or more")
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads is {threads}, but must be 1 or more")
+        check_whole("channels", self.channels, 1)
         audio.convert_channels(np.empty((self.channels, 0), np.float32), model.audio_channels, "the stream")
         self.samplerate = int(self.samplerate)
         self.channels_out = min(self.channels, model.audio_channels)

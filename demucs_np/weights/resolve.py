@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError, UsageError, shown
+from ..machine import memory_limit
 from ..models import needs
 from ..models.config import Config, config_from_arguments
 from ..models.recipe import Recipe
@@ -120,19 +121,21 @@ def load_model(
     config: str | os.PathLike[str] | None = None,
     backend: str = "numba",
     report: hub.Report = hub.to_stderr,
-    memory: int | None = None,
+    memory: int | str | None = None,
 ) -> BagOfModels:
     """A model ready to run; a single one is a bag of one.
 
     `name_or_path` is anything that `resolve` takes. `config` is the YAML that describes a file which holds tensors alone (None: the one
     beside it); see `formats`. `report` is called with a line of text before a download.
 
-    `memory`: bytes that the process may take (None: what the system has free). Where the weights of a bag leave too little of it for the
-    work, one of its models is in memory at a time: the same samples, and some tenths of a second more for each model and segment.
+    `memory`: bytes that the process may take, or a size as "2GB" (None: what the system has free). Where the weights of a bag leave too
+    little of it for the work, one of its models is in memory at a time: the same samples, and some tenths of a second more for each model
+    and segment.
 
     Raises ModelError for an unknown name or weights that cannot be had, WeightsError for a file that does not hold exactly a model
-    this package can run.
+    this package can run, UsageError for a `memory` that is none.
     """
+    memory = memory_limit(memory)
     named = resolve(name_or_path, repo=repo, report=report)
     if config is not None:
         checkpoint = read_model(named.only().get(report), read_description(Path(config)))
