@@ -37,7 +37,9 @@ from demucs_np.batch.journal import open_journal
 from demucs_np.batch.library import Plan, run
 from demucs_np.batch.task import Outcome, Task
 from demucs_np.batch.workers import LocalWorkers
-from demucs_np.jobs import HereExecutor, Job, Result
+from demucs_np.jobs import Job, Result
+from demucs_np.separation.apply import Progress
+from demucs_np.steps import Steps
 
 BATCH = [sys.executable, "-m", "demucs_np", "batch"]
 RATE = 44100
@@ -276,8 +278,9 @@ def _round(
 # ---- ten thousand jobs
 
 
-def stub(task: Task) -> Outcome:
+def stub(task: Task, progress: Progress | None) -> Steps[Outcome]:
     """In place of a model."""
+    yield True
     return Outcome(Result(task.job, "done", 0.0, None), 1.0)
 
 
@@ -305,7 +308,7 @@ def jobs(options: argparse.Namespace) -> None:
         workers = stack.enter_context(LocalWorkers(2))
         cluster = Cluster(folder, 2)
         stack.callback(cluster.close)
-        cases: list[tuple[str, Any]] = [("one process", (HereExecutor(), 1)), ("2 workers", (workers, 2))]
+        cases: list[tuple[str, Any]] = [("one process", (None, 1)), ("2 workers", (workers, 2))]
         from demucs_np.batch.cluster import connected, executor_of
 
         client = stack.enter_context(connected(cluster.address))

@@ -17,19 +17,20 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from . import weights
 from .audio import ClipMode, Encoding, Note, check_track
 from .errors import DemucsError, UsageError
 from .machine import peak_memory
 from .models.bag import BagOfModels
-from .separation.apply import Options, Progress
+from .separation.apply import Event, Options, Progress
 from .separation.cut import Wanted
 from .separation.fitting import shortage
 from .separation.outputs import RESIDUAL, OtherMethod, Outputs
 from .separation.separator import Separator
-from .separation.targets import output_paths
+from .separation.targets import Files, output_paths
+from .steps import Steps, finished, overlapped
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")
@@ -134,9 +135,15 @@ def prepare(job: Job) -> list[str]:
 
 def run_job(job: Job, progress: Progress | None = None) -> Result:
     """Do it. What goes wrong is told by the result; only an interruption (KeyboardInterrupt, SystemExit) is raised."""
+    return finished(job_steps(job, progress))
+
+
+def job_steps(job: Job, progress: Progress | None = None) -> Steps[Result]:
+    """`run_job` in steps, which `steps.overlapped` takes: the mark stands where the files begin to be written."""
     began, notes = time.monotonic(), list[str]()
     try:
-        files = {stem: _written(path) for stem, path in _separate(job, progress, notes.append).items()}
+        paths = yield from _separate(job, progress, notes.append)
+        files = {stem: _written(path, progress) for stem, path in paths.items()}
     except Exception as error:
         return Result(
             job, "failed", time.monotonic() - began, peak_memory(), {}, describe(error, job.track), traceback.format_exc(), tuple(notes)
@@ -144,7 +151,7 @@ def run_job(job: Job, progress: Progress | None = None) -> Result:
     return Result(job, "done", time.monotonic() - began, peak_memory(), files, notes=tuple(notes))
 
 
-def _separate(job: Job, progress: Progress | None, note: Note) -> dict[str, Path]:
+def _separate(job: Job, progress: Progress | None, note: Note) -> Steps[dict[str, Path]]:
     check_track(job.track)
     options = job.options
     model = warm_model(job.model, job.repo, job.backend, job.memory)
@@ -153,22 +160,21 @@ def _separate(job: Job, progress: Progress | None, note: Note) -> dict[str, Path
         segment=options.segment, seed=options.seed, stems=job.stems, threads=job.threads, progress=progress,
         window=options.window, normalize=options.normalize, tta=options.tta, memory=job.memory,
     )  # fmt: skip
+    files = Files(job.filename, job.two_stems, job.other_method, job.residual, job.encoding, job.clip, job.wanted)
     try:
-        return separator.separate_to_files(
-            job.track, job.folder, filename=job.filename, two_stems=job.two_stems, other_method=job.other_method, encoding=job.encoding,
-            clip=job.clip, residual=job.residual, rate=job.wanted.rate, start=job.wanted.start, duration=job.wanted.duration,
-            track=job.stream, note=note,
-        )  # fmt: skip
+        return (yield from separator.steps_to_files(job.track, job.folder, files, job.stream, note))
     except MemoryError:
         line = shortage(model, options, len(Outputs.choose(model, job.stems, job.two_stems, job.other_method).computed))
     raise UsageError(line)  # with nothing of the computation held any more
 
 
-def _written(path: Path) -> Written:
+def _written(path: Path, progress: Progress | None) -> Written:
     with open(path, "rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
+            if progress is not None:  # which may end it
+                progress(Event("write", 1, 1, 0.0))
         return Written(os.fspath(path), file.tell(), digest.hexdigest())
 
 
@@ -186,25 +192,17 @@ class LostError(DemucsError):
     """A task whose worker ended before it did: killed, or without memory."""
 
 
-class HereExecutor(Executor):
-    """Runs what is submitted at once, in the calling thread; an interruption ends the run."""
-
-    def submit(self, fn: Callable[..., Done], /, *args: Any, **kwargs: Any) -> Future[Done]:
-        future: Future[Done] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
 def run_all(jobs: Iterable[Job], executor: Executor | None = None, *, window: int = 64) -> Iterator[Result]:
-    """Run jobs on any executor (None: one after the other, here); results come as they are done.
+    """Run jobs on any executor (None: one after the other, here, see `steps.overlapped`); results come as they are done.
 
     `window` jobs at most are submitted and not yet done, so that memory does not grow with their number. A job whose worker is lost is
     tried once more, then it has failed. Raises LostError if the executor itself is lost.
     """
-    for job, done in spread(run_job, jobs, executor or HereExecutor(), window if executor else 1):
+    if executor is None:
+        for _, result in overlapped(job_steps, jobs):
+            yield result
+        return
+    for job, done in spread(run_job, jobs, executor, window):
         yield done if isinstance(done, Result) else Result(job, "failed", 0.0, None, error=describe(done, job.track))
 
 
@@ -267,5 +265,9 @@ class Claims:
             )
 
     def add(self, job: Job) -> None:
-        """The job's files are there: they are its track's from now on."""
+        """The job's files are its track's from now on."""
         self._owners.setdefault(job.key(), job.track)
+
+    def drop(self, job: Job) -> None:
+        """They are not, after all."""
+        self._owners.pop(job.key(), None)

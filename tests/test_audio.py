@@ -52,6 +52,17 @@ def test_converts_channels_then_rate(tmp_path: Path) -> None:
     np.testing.assert_allclose(mono, resample(music(3000, 3).mean(axis=0, keepdims=True), 1500, 1000), rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("shape", [(2, 5), (5, 2), (1, 4), (4, 1), (3, 3), (2, 0), (0, 2), (64, 65)])
+@pytest.mark.parametrize("kind", ["<f4", "<i2"])
+def test_frames_and_channels_change_places(shape: tuple[int, int], kind: str) -> None:
+    x = (100 * np.random.default_rng(0).standard_normal(shape)).astype(kind)
+    for form in (x, np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2]):
+        found = audio.turned(form)
+        assert np.array_equal(found, x.T)
+        assert found.dtype == x.dtype
+        assert found.flags.c_contiguous
+
+
 def test_blocks_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = song(tmp_path / "song.wav", 5000, samplerate=1300)
     whole = read(path)

@@ -15,7 +15,7 @@ TREES = {path.relative_to(PACKAGE): ast.parse(path.read_text(encoding="utf-8")) 
 
 # From the ground up: a room may use what stands before it.
 ROOMS = [
-    "errors", "threads", "machine",
+    "errors", "threads", "steps", "machine",
     "kernels", "operations", "models",
     "weights", "audio", "separation", "api",
     "jobs", "parity", "inspection", "demo",

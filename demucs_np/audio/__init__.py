@@ -6,6 +6,7 @@ from .convert import check_finite as check_finite
 from .convert import check_layout as check_layout
 from .convert import check_rate as check_rate
 from .convert import convert_channels as convert_channels
+from .convert import turned as turned
 from .levels import ClipMode as ClipMode
 from .levels import prevent_clip as prevent_clip
 from .source import BLOCK as BLOCK

@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import AudioError, AudioWarning, check_whole, reason_of
 from ..kernels.resample import Resampler
 from . import source
-from .convert import check_finite, check_rate, convert_channels
+from .convert import check_finite, check_rate, convert_channels, turned
 from .decoder import Decoder, Undecodable
 from .ffmpeg import open_ffmpeg
 from .sndfile import open_sndfile
@@ -70,7 +70,7 @@ class Track:
                 break
             check_finite(frames.T, self.name, position, self.samplerate)
             position += len(frames)
-            yield np.ascontiguousarray(frames.T)
+            yield turned(frames)
         self._finish(position, reason)
 
     def _next_decoder(self) -> Decoder | None:

@@ -19,7 +19,7 @@ import soundfile
 
 from ..errors import AudioError, UsageError, reason_of
 from . import source
-from .convert import check_rate
+from .convert import check_rate, turned
 from .levels import ClipMode, prevent_clip
 from .source import Source
 from .tags import id3
@@ -98,7 +98,7 @@ def to_pcm(wav: np.ndarray, bits: int) -> np.ndarray:
     samples = wav.clip(-1, 1)
     if bits < 32:
         samples *= np.float32(2 ** (bits - 1) - 1)
-    return np.ascontiguousarray(samples.astype("<f4" if bits == 32 else "<i2" if bits == 16 else "<i4", copy=False).T)
+    return turned(samples.astype("<f4" if bits == 32 else "<i2" if bits == 16 else "<i4", copy=False))
 
 
 def _write_wav(path: Path, blocks: Iterator[np.ndarray], header: bytes, bits: int) -> None:

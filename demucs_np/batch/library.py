@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -16,12 +17,14 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import AudioError, DemucsError, UsageError
 from ..jobs import Claims, Job, prepare, spread
+from ..separation.apply import Progress
+from ..steps import Steps, overlapped, whole
 from ..weights.files import sha256
 from ..weights.resolve import resolve
 from . import remote
 from .journal import Journal, Record, Records
 from .sources import Source
-from .task import Outcome, Task, lost, record_of, run_task
+from .task import Outcome, Task, lost, record_of, task_steps
 
 FULL = tuple(os.strerror(number).lower() for number in (errno.ENOSPC, errno.EDQUOT))
 JobOf = Callable[[Source], Job]  # from a track and its options to a job whose folder is the model's below the folder of results
@@ -164,22 +167,41 @@ class Settings:
         return self._weights[name]
 
 
-Work = Callable[[Task], Outcome]
+Work = Callable[[Task, Progress | None], Steps[Outcome]]
 
 
 def run(
-    plan: Plan, journal: Journal, executor: Executor, window: int | Callable[[], int], work: Work = run_task
+    plan: Plan,
+    journal: Journal,
+    executor: Executor | None,
+    window: int | Callable[[], int],
+    work: Work = task_steps,
+    progress: Progress | None = None,
 ) -> Iterator[tuple[Task, Outcome]]:
-    """Do the plan's tasks; each is in the journal when it is given out.
+    """Do the plan's tasks, on an executor or (None) here, see `steps.overlapped`; each is in the journal when it is given out. `progress`
+    hears of those that are done here.
 
     Raises AudioError where a disk is full: what could not be written is not taken for the track's fault, and is done by the next run.
     """
-    for task, done in spread(work, plan.tasks, executor, window):
+
+    def here(task: Task, progress: Progress | None) -> Steps[Outcome]:
+        outcome = yield from work(task, progress)
+        _write_down(journal, task, outcome)
+        return outcome
+
+    if executor is None:
+        yield from overlapped(here, plan.tasks, progress)
+        return
+    for task, done in spread(functools.partial(whole, work), plan.tasks, executor, window):
         outcome = lost(task, done) if isinstance(done, Exception) else done
-        if outcome.result.status == "failed" and any(reason in outcome.result.error.lower() for reason in FULL):
-            raise AudioError(f"{outcome.result.error}; free some space and run it again: what is done stays done")
-        journal.append(record_of(task, outcome, time.time()))
+        _write_down(journal, task, outcome)
         yield task, outcome
+
+
+def _write_down(journal: Journal, task: Task, outcome: Outcome) -> None:
+    if outcome.result.status == "failed" and any(reason in outcome.result.error.lower() for reason in FULL):
+        raise AudioError(f"{outcome.result.error}; free some space and run it again: what is done stays done")
+    journal.append(record_of(task, outcome, time.time()))
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import posixpath
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..errors import DemucsError, UsageError
-from ..jobs import Job, LostError, Result, describe, run_job
+from ..jobs import Job, LostError, Result, describe, job_steps
 from ..machine import peak_memory
 from ..separation.apply import Progress
+from ..steps import Steps
 from . import remote
 
 
@@ -41,8 +41,8 @@ class Outcome:
     audio_seconds: float
 
 
-def run_task(task: Task, progress: Progress | None = None, run: Callable[[Job, Progress | None], Result] = run_job) -> Outcome:
-    """Do it. As of `run_job`, all that goes wrong is told by the result."""
+def task_steps(task: Task, progress: Progress | None = None) -> Steps[Outcome]:
+    """Do it, as `jobs.job_steps` does: all that goes wrong is told by the result."""
     job = task.job
     try:
         if task.version != __version__:
@@ -52,9 +52,10 @@ def run_task(task: Task, progress: Progress | None = None, run: Callable[[Job, P
 
             job = dataclasses.replace(job, model="shipped", repo=shipped_folder(task.shipped))
         if remote.is_address(job.track) or remote.is_address(job.folder):
-            return _elsewhere(task, job, progress, run)
+            return (yield from _elsewhere(task, job, progress))
         _sweep(job)
-        return _measured(run(job, progress), task.job)
+        result = yield from job_steps(job, progress)
+        return _measured(result, task.job)
     except Exception as error:
         return Outcome(Result(task.job, "failed", 0.0, peak_memory(), error=describe(error, task.job.track)), 0.0)
 
@@ -79,7 +80,7 @@ def _measured(result: Result, job: Job) -> Outcome:
     return Outcome(dataclasses.replace(result, job=job), seconds)
 
 
-def _elsewhere(task: Task, job: Job, progress: Progress | None, run: Callable[[Job, Progress | None], Result]) -> Outcome:
+def _elsewhere(task: Task, job: Job, progress: Progress | None) -> Steps[Outcome]:
     """In a temporary folder of this machine, with the results sent when all are there."""
     with tempfile.TemporaryDirectory(prefix="demucs-np-") as scratch:
         track = job.track
@@ -90,7 +91,7 @@ def _elsewhere(task: Task, job: Job, progress: Progress | None, run: Callable[[J
             remote.fetch(track, str(here))
             track = str(here)
         folder = str(Path(scratch) / "stems") if remote.is_address(job.folder) else job.folder
-        outcome = _measured(run(dataclasses.replace(job, track=track, folder=folder), progress), task.job)
+        outcome = _measured((yield from job_steps(dataclasses.replace(job, track=track, folder=folder), progress)), task.job)
         result = dataclasses.replace(outcome.result, error=outcome.result.error.replace(track, job.track))
         if result.status == "done" and folder != job.folder:
             files = {}

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..batch.sources import Source
     from ..batch.task import Outcome, Task
     from ..jobs import Job
+    from ..separation.apply import Progress
+    from ..steps import Steps
 
 # What `separate` has, but for what a library has in another way or not at all.
 OPTIONS = [option for option in separate.params if option.name not in ("tracks", "out", "device", "jobs", "list_models", "page", "verbose")]
@@ -204,15 +206,14 @@ class Report:
     def follow(self, journal: Any, executor: Executor | None, window: int | Callable[[], int]) -> None:
         """Run the plan."""
         from ..batch.library import run
-        from ..batch.task import run_task
-        from ..jobs import HereExecutor
+        from ..batch.task import task_steps
 
-        def here(task: Task) -> Outcome:
+        def titled(task: Task, progress: Progress | None) -> Steps[Outcome]:
             self._bar.title = task.relative
-            return run_task(task, self._bar)
+            return (yield from task_steps(task, progress))
 
         try:
-            for task, outcome in run(self._plan, journal, executor or HereExecutor(), window, run_task if executor else here):
+            for task, outcome in run(self._plan, journal, executor, window, task_steps if executor else titled, self._bar):
                 self._tell(task, outcome)
         finally:
             self._bar.clear()

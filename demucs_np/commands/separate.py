@@ -16,12 +16,14 @@ import click
 from ..errors import DemucsError
 from . import completion
 from .interrupts import check
-from .terminal import Bar
+from .terminal import Bar, clock
 
 if TYPE_CHECKING:
     from ..audio import Encoding
-    from ..jobs import Job
+    from ..jobs import Job, Result
+    from ..separation.apply import Progress
     from ..separation.outputs import OtherMethod
+    from ..steps import Steps
 
 
 class OneOf(click.Option):
@@ -199,8 +201,7 @@ def separate(tracks: tuple[Path, ...], device: str, jobs: int | None, list_model
         with bar.telling():
             prepare(settings)
         bar.line(f"Separated tracks will be stored in {Path(settings.folder).resolve()}")
-    for track in waiting:
-        run.separate(track)
+    run.separate(waiting)
     if run.failed:
         if len(tracks) > 1:
             click.echo(f"{run.failed} of {len(tracks)} tracks failed.", err=True)
@@ -295,47 +296,57 @@ class _Run:
                 self._fail(str(error), "")
         return found
 
-    def separate(self, track: str) -> None:
-        """One track; a failure is told and counted."""
-        from ..jobs import run_job
+    def separate(self, tracks: Iterable[str]) -> None:
+        """All of them; failures are told and counted."""
+        from ..steps import overlapped
 
-        job = dataclasses.replace(self._settings, track=track)
-        self._bar.title = Path(track).name
-        try:
-            self._claims.check(job)
-        except DemucsError as error:
-            self._fail(str(error), "")
-            return
+        jobs = (dataclasses.replace(self._settings, track=track) for track in tracks)
         try:
             with self._bar.telling():
-                result = run_job(job, self._bar)
+                for job, result in overlapped(self._steps, jobs, self._bar):
+                    self._tell(Path(job.track).name, result)
         except BaseException:
             self._bar.clear()
             raise
+
+    def _steps(self, job: Job, progress: Progress | None) -> Steps[Result]:
+        from ..jobs import Result, job_steps
+
+        self._bar.title = Path(job.track).name
+        try:
+            self._claims.check(job)
+        except DemucsError as error:
+            return Result(job, "failed", 0.0, None, error=str(error))
+        self._claims.add(job)
+        result = yield from job_steps(job, progress)
+        if result.status == "failed":
+            self._claims.drop(job)
+        return result
+
+    def _tell(self, title: str, result: Result) -> None:
+        self._bar.clear()
         for note in result.notes:
-            self._bar.clear()
             click.echo(f"Note: {note}", err=True)
         if result.status == "failed":
             self._fail(result.error, result.trace)
             return
-        self._claims.add(job)
-        self._bar.line(f"{self._bar.title}: {', '.join(result.files)} in {self._bar.elapsed()}")
+        self._bar.line(f"{title}: {', '.join(result.files)} in {clock(result.seconds)}")
         if not all(end is not None and end.isatty() for end in (sys.stdout, sys.stderr)):  # for the next program, or for a log
             for file in result.files.values():
                 click.echo(file.path)
         if self._page:
-            self._write_page({name: Path(file.path) for name, file in result.files.items()})
+            self._write_page(title, {name: Path(file.path) for name, file in result.files.items()})
 
-    def _write_page(self, files: dict[str, Path]) -> None:
+    def _write_page(self, title: str, files: dict[str, Path]) -> None:
         from ..page.song import write
 
         try:
             with self._bar.telling():
-                path = write(files, self._bar.title)
+                path = write(files, title)
         except DemucsError as error:
             self._fail(str(error), "")
         else:
-            self._bar.line(f"{self._bar.title}: {path} shows them")
+            self._bar.line(f"{title}: {path} shows them")
 
     def _fail(self, error: str, trace: str) -> None:
         check()  # a signal that came while a library called back may be all that failed

@@ -28,20 +28,9 @@ class Bar:
         self._on = stream.isatty()
         self._drawn = 0.0
         self._told = False
-        self._title = ""
-        self._started = time.monotonic()
+        self.title = ""  # what is being worked on
         fancy = (stream.encoding or "").lower().startswith("utf")
         self._full, self._empty = ("━", "─") if fancy else ("#", ".")
-
-    @property
-    def title(self) -> str:
-        """What is being worked on; setting it restarts the clock."""
-        return self._title
-
-    @title.setter
-    def title(self, title: str) -> None:
-        self._title = title
-        self._started = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         check()
@@ -54,7 +43,7 @@ class Bar:
         if event.seconds_left is not None and event.done < event.total:
             end += f"  {clock(event.seconds_left)} left"
         third = shutil.get_terminal_size().columns // 3
-        title = self._title if len(self._title) <= third else self._title[: third - 1] + "…"
+        title = self.title if len(self.title) <= third else self.title[: third - 1] + "…"
         self._draw(f"{title}  {VERBS.get(event.stage, event.stage)}  ", part, end)
 
     def _draw(self, begin: str, part: float, end: str) -> None:
@@ -96,10 +85,6 @@ class Bar:
         if self._on:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
-
-    def elapsed(self) -> str:
-        """Since the title was set."""
-        return clock(time.monotonic() - self._started)
 
 
 def say(text: str) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..audio import BLOCK, to_pcm
+from ..audio import BLOCK, to_pcm, turned
 from ..audio.levels import told_decibels
 from ..errors import AudioError, UsageError, reason_of
 from .stream import Stream
@@ -50,7 +50,7 @@ class Sound:
 
     def encode(self, wav: np.ndarray) -> bytes:
         """float32 (channels, samples) -> bytes; s16 is limited to ±1."""
-        return to_pcm(wav, 16).tobytes() if self.format == "s16" else np.ascontiguousarray(wav.T).astype("<f4").tobytes()
+        return to_pcm(wav, 16).tobytes() if self.format == "s16" else turned(wav).astype("<f4", copy=False).tobytes()
 
     def header(self) -> bytes:
         """Of a WAV file whose length is not known."""

@@ -18,6 +18,7 @@ from ..kernels.resample import Resampler, resample
 from ..machine import memory_limit
 from ..models.bag import BagOfModels
 from ..models.recipe import Window
+from ..steps import Steps, finished
 from ..threads import check_threads, use_threads
 from . import apply
 from .apply import Event, Options, Progress
@@ -26,7 +27,7 @@ from .fitting import fitted
 from .loudness import Moments, Normalised, louder
 from .outputs import RESIDUAL, Levels, OtherMethod, Outputs
 from .progress import as_progress
-from .targets import made_folders, output_paths, writable
+from .targets import Files, made_folders, output_paths, writable
 
 WAV_16 = Encoding()
 ARRAY = "the array"  # what messages call it
@@ -158,11 +159,17 @@ class Separator:
         The stems wait on disk, in `folder`, for their peak to be known. Files appear complete or not at all; that they can be written is
         checked before the track is read.
         """
+        files = Files(filename, two_stems, other_method, residual, encoding, clip, Wanted(rate, start, duration))
+        return finished(self.steps_to_files(path, folder, files, track, note))
+
+    def steps_to_files(
+        self, path: str | Path, folder: str | Path, files: Files, track: int | None = None, note: Note = warn
+    ) -> Steps[dict[str, Path]]:
+        """`separate_to_files` in steps: one for each block of the stems; the mark stands before the first file is written."""
         path, folder = Path(path), Path(folder)
-        wanted = Wanted(rate, start, duration)
-        outputs = Outputs.choose(self.model, self.stems, two_stems, other_method)
-        names = outputs.names + [RESIDUAL] * residual
-        targets = output_paths(path, folder, filename, names, encoding.format)
+        outputs = Outputs.choose(self.model, self.stems, files.two_stems, files.other_method)
+        names = outputs.names + [RESIDUAL] * files.residual
+        targets = output_paths(path, folder, files.filename, names, files.encoding.format)
         options = self._fitted(len(outputs.computed), lambda line: note(f"{path}: {line}"))
         with made_folders(folder) as folders, contextlib.ExitStack() as stack:
             folders.prepare(targets.values())
@@ -172,19 +179,29 @@ class Separator:
                     return stack.enter_context(Spool(self.audio_channels, folder))
 
             with writable(folder):
-                heard = self._hear(path, track, note, spool, rate, residual)
-            cut = Cut.choose(wanted, heard.length, str(path))
-            stems = self._separate(heard, cut, outputs, options, spool, str(path))
-            mix = Slice(heard.mix, cut.first, cut.first + cut.count) if residual else None
-            levels = Levels(stems, {name: stem.peak for name, stem in stems.items()}, clip, encoding, mix)
+                heard = self._hear(path, track, note, spool, files.wanted.rate, files.residual)
+            cut = Cut.choose(files.wanted, heard.length, str(path))
+            stems = yield from self._separate(heard, cut, outputs, options, spool, str(path))
+            yield True
+            mix = Slice(heard.mix, cut.first, cut.first + cut.count) if files.residual else None
+            levels = Levels(stems, {name: stem.peak for name, stem in stems.items()}, files.clip, files.encoding, mix)
             for number, (name, target) in enumerate(targets.items()):
-                self._tell(Event("write", number, len(targets), None))
                 tags = audio.of_stem(heard.tags, name, path.stem)
-                audio.write_frames(target, levels.frames(name), (self.audio_channels, cut.count), cut.rate, encoding, tags)
+                frames = self._written(levels.frames(name), cut.count, number, len(targets))
+                folders.make(target.parent)  # a track that failed meanwhile may have taken it for its own, and removed it
+                audio.write_frames(target, frames, (self.audio_channels, cut.count), cut.rate, files.encoding, tags)
             self._tell(Event("write", len(targets), len(targets), 0.0))
         if told := levels.told():
             note(f"{path}: {told}")
         return targets
+
+    def _written(self, frames: Iterator[np.ndarray], samples: int, number: int, count: int) -> Iterator[np.ndarray]:
+        """The frames of file `number` of `count`, told of as they go."""
+        done = 0
+        for block in frames:
+            self._tell(Event("write", number + done / samples, count, None))
+            yield block
+            done += len(block)
 
     def _hear(self, path: Path, number: int | None, note: Note, spool: Callable[[], Spool], rate: Rate, residual: bool) -> Heard:
         """Read the file to its end."""
@@ -221,8 +238,8 @@ class Separator:
 
     def _separate(
         self, heard: Heard, cut: Cut, outputs: Outputs, options: Options, spool: Callable[[], Spool], name: str
-    ) -> dict[str, Spool]:
-        """The cut of each output, at the files' rate."""
+    ) -> Steps[dict[str, Spool]]:
+        """The cut of each output, at the files' rate; a step for each block."""
         if not options.split:
             self._fitted(len(outputs.computed), warn, heard.origin.samples)
         stems = {output: spool() for output in outputs.names}
@@ -232,6 +249,7 @@ class Separator:
             for stem, part in zip(stems.values(), outputs.mix(block, heard.origin, start), strict=True):
                 with writable(stem.folder):
                     stem.append(part[:, skip : max(0, cut.end - start)])
+            yield False
         if cut.rate == self.samplerate:
             return stems
         converted = {}

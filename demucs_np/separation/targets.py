@@ -6,12 +6,28 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..audio import reason_of
+from ..audio import ClipMode, Encoding, reason_of
 from ..errors import AudioError, DemucsError, UsageError
+from .cut import Wanted
+from .outputs import OtherMethod
 
 ABANDONED = 600.0  # seconds without a change, after which a partial file is taken for one of a process that was killed
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is written of a track; see `Separator.separate_to_files`."""
+
+    filename: str
+    two_stems: str | None
+    other_method: OtherMethod
+    residual: bool
+    encoding: Encoding
+    clip: ClipMode
+    wanted: Wanted
 
 
 def check_targets(targets: Iterable[Path]) -> None:

@@ -9,6 +9,7 @@ from types import TracebackType
 
 import numpy as np
 
+from ..audio import turned
 from ..errors import AudioError
 from ..page.pictures import Pictures
 
@@ -36,7 +37,7 @@ class WaveWriter:
 
     def append(self, block: np.ndarray) -> None:
         """float32 (channels, samples)."""
-        data = np.ascontiguousarray(block.T, "<f4").data.cast("B") if block.size else memoryview(b"")
+        data = turned(block.astype("<f4", copy=False)).data.cast("B") if block.size else memoryview(b"")
         while len(data):
             data = data[self._file.write(data) :]
         self.pictures.append(block)
@@ -68,7 +69,7 @@ class Wave:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Samples of the part, as float32 (channels, stop - start)."""
         frames = read_frames(self.path, self.channels, self.start + start, self.start + stop)
-        return np.ascontiguousarray(frames.T)
+        return turned(frames)
 
 
 def read_frames(path: Path, channels: int, start: int, stop: int) -> np.ndarray:
