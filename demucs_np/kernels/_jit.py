@@ -8,13 +8,17 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import llvmlite.binding as llvm
 import numba
 import numpy as np
 from numba import types
-from numba.core import codegen, compiler
+from numba.core import cgutils, codegen, compiler
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.runtime.nrt import rtsys
 from numba.extending import intrinsic, typeof_impl
 from numba.np import arrayobj
 
+from . import machine
 from .cache import cache_of
 
 # NUMBA_DISABLE_JIT=1: kernels run as Python, for debuggers and coverage
@@ -28,34 +32,105 @@ if os.environ.get("DEMUCS_NP_REASSOC") == "0":
     SUMS = SUMS - {"reassoc"}
 
 Function = Callable[..., Any]
+CONSTANTS = "_ZN08NumbaEnv"  # the names by which code finds its Python objects begin with this
 
 
 class _Library(codegen.JITCodeLibrary):
-    """The code of a kernel and of all that it calls, optimised once and together. Numba optimises each function by itself first."""
+    """The code of a kernel and of all that it calls: text until machine code is made, once, of all together.
 
-    def _optimize_functions(self, module: Any) -> None:
-        module.data_layout = self._codegen._data_layout
+    Numba by itself optimises each function, copies it into those that call it, and makes machine code of each.
+    """
 
+    deferred = False  # within `emit`
 
-class _Emitted(_Library):
-    """The code of a function that only kernels call, as it was emitted: it is optimised with theirs. Numba makes machine code of it too."""
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._own: list[str] = []
+        self._names: list[str] = []  # what may be looked for in the machine code
+        self._final = not _Library.deferred
 
-    def _optimize_final_module(self) -> None:
-        pass
+    def add_ir_module(self, module: Any) -> None:
+        self._own.append(cgutils.normalize_ir_text(str(module)))
+        self._names += [function.name for function in module.functions if not function.is_declaration]
+        self._names += [name for name in module.globals if name.startswith(CONSTANTS) and name not in self._names]
 
-    def _finalize_final_module(self) -> None:
+    def add_linking_library(self, library: Any) -> None:
+        if library is not rtsys.library:  # it counts references
+            self._linking_libraries.append(library)
+
+    def parts(self) -> list[str]:
+        """The kernel's own code, then that of all that it calls, each once."""
+        libraries: list[Any] = [self]
+        for library in libraries:
+            libraries += [other for other in library._linking_libraries if other not in libraries and other is not rtsys.library]
+        return [part for library in libraries for part in _text(library)]
+
+    def finalize(self) -> None:
+        if self._final:
+            self.finish(machine.code(self.parts(), self._codegen._tm, *tuning()))
+            self._finalize_final_module()
         self._finalized = True
+
+    def finish(self, code: bytes) -> None:
+        """Take the machine code."""
+        self._compiled_object = self.code = code
+        constants = [name for name in self._names if name.startswith(CONSTANTS)]
+        functions = [name for name in self._names if not name.startswith(CONSTANTS)]
+        stubs = [f'@"{name}" = global ptr null' for name in constants] + [f'define void @"{name}"() {{ ret void }}' for name in functions]
+        self._final_module = llvm.parse_assembly("\n".join(stubs))
+
+    def serialize_using_object_code(self) -> Any:
+        return self.name, "object", (self.code, self._final_module.as_bitcode())
 
     def get_pointer_to_function(self, name: str) -> int:
         self._ensure_finalized()
-        return 0
+        address: int = self._codegen._engine.get_function_address(name) if self._final else 0
+        return address
 
     @property
     def codegen(self) -> Any:
-        return self
+        return self._codegen if self._final else self
 
     def set_env(self, name: str, env: Any) -> None:
-        """There is no machine code that would look for it."""
+        """There is no machine code yet that would look for it."""
+
+    def get_llvm_str(self) -> str:
+        return str(machine.linked(self.parts()))
+
+
+class _Emitted(_Library):
+    """The code of a function that only kernels call. Numba makes machine code of it, too."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._final = False
+
+    def add_ir_module(self, module: Any) -> None:
+        for function in module.functions:
+            if not function.is_declaration:
+                function.linkage = "linkonce_odr"  # as Numba has it: it may be left out
+        super().add_ir_module(module)
+
+
+def _text(library: Any) -> list[str]:
+    """The code of a function, one of Numba's own perhaps, which is optimised and compiled by the time."""
+    return library._own if isinstance(library, _Library) else [str(library._get_module_for_linking())]
+
+
+def emit(kernel: Any, signature: tuple[Any, ...]) -> Any:
+    """A compiled kernel in all but its machine code, which is to be made of `library.parts()`."""
+    with global_compiler_lock, _collecting_nothing():
+        _Library.deferred = True
+        try:
+            return kernel._compiler.compile(signature, None)
+        finally:
+            _Library.deferred = False
+
+
+def tuning() -> tuple[int, bool, bool]:
+    """What Numba is told about optimising: of `machine.code`."""
+    config: Any = numba.config
+    return int(config.OPT), bool(config.LOOP_VECTORIZE), bool(config.SLP_VECTORIZE)
 
 
 class _Compiler(compiler.Compiler):

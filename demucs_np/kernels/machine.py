@@ -1,0 +1,42 @@
+"""From the code that Numba emits, LLVM's in text form, to machine code: the half of compiling that needs LLVM alone, and no Numba."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import llvmlite.binding as llvm
+
+
+def linked(parts: Sequence[str]) -> Any:
+    """One module of all parts."""
+    module, *others = (llvm.parse_assembly(part) for part in parts)
+    for other in others:
+        module.link_in(other)
+    return module
+
+
+def code(parts: Sequence[str], machine: Any, speed: int, loops: bool, lines: bool) -> bytes:
+    """The object file of a kernel. First comes its own part, then those of the functions that it calls.
+
+    `speed`, and whether loops and straight lines are turned into vector code, are NUMBA_OPT, NUMBA_LOOP_VECTORIZE, NUMBA_SLP_VECTORIZE.
+    """
+    module = linked(parts)
+    module.verify()
+    # As Numba does, but for references, which kernels do not count: loops are rotated and calls inlined before anything else.
+    passes, manager = _passes(machine, 0, False, False)
+    manager.add_loop_rotate_pass()
+    manager.add_instruction_combine_pass()
+    manager.add_jump_threading_pass()
+    manager.run(module, passes)
+    passes, manager = _passes(machine, speed, loops, lines)
+    manager.run(module, passes)
+    made: bytes = machine.emit_object(module)
+    return made
+
+
+def _passes(machine: Any, speed: int, loops: bool, lines: bool) -> tuple[Any, Any]:
+    options = llvm.create_pipeline_tuning_options(speed_level=speed)
+    options.loop_vectorization, options.slp_vectorization = loops, lines
+    builder = llvm.create_pass_builder(machine, options)
+    return builder, builder.getModulePassManager()
