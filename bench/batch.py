@@ -88,14 +88,14 @@ class Cluster:
             process.wait()
 
 
-def children(pid: int) -> list[int]:
-    found = []
+def workers_of(pid: int) -> list[int]:
+    """Children of the process that forks, which is a child of the client."""
+    parents = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError):
-            stat, command = (entry / "stat").read_text(), (entry / "cmdline").read_bytes()
-            if int(stat.rpartition(")")[2].split()[1]) == pid and b"spawn_main" in command:
-                found.append(int(entry.name))
-    return found
+            if b"multiprocessing.forkserver" in (entry / "cmdline").read_bytes():
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    return [worker for worker, parent in parents.items() if parents.get(parent) == pid]
 
 
 # ---- throughput
@@ -245,11 +245,11 @@ def _round(
     command = [*BATCH, str(library), "-n", "demo", "-o", str(out), *more]
     with subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL) as process:
         time.sleep(rng.uniform(0.15, 0.8) * took)
-        while kind == "worker" and process.poll() is None and not children(process.pid):
+        while kind == "worker" and process.poll() is None and not workers_of(process.pid):
             time.sleep(0.05)
         if process.poll() is not None:
             counts["kills after the end"] += 1
-        elif kind == "worker" and (workers := children(process.pid)):
+        elif kind == "worker" and (workers := workers_of(process.pid)):
             os.kill(rng.choice(workers), signal.SIGKILL)
             counts["kills"] += 1
         elif kind == "dask worker":

@@ -222,28 +222,33 @@ def spread(
         future.add_done_callback(waiting.put)
 
     upcoming = iter(tasks)
+
+    def fill() -> None:
+        room = max(1, window() if callable(window) else window) - len(running)
+        for task in itertools.islice(upcoming, max(0, room)):
+            submit(task, 1)
+
     try:
-        while True:
-            room = max(1, window() if callable(window) else window) - len(running)
-            for task in itertools.islice(upcoming, max(0, room)):
-                submit(task, 1)
-            if not running:
-                return
+        fill()
+        while running:
             future = waiting.get()
             task, attempt = running.pop(future)
+            done: Done | Exception
             try:
-                yield task, future.result()
+                done = future.result()
             except BrokenExecutor:
                 if attempt < ATTEMPTS:
                     submit(task, attempt + 1)
-                else:
-                    yield task, LostError(f"its worker was lost {attempt} times (killed, or out of memory); it is not tried again")
+                    continue
+                done = LostError(f"its worker was lost {attempt} times (killed, or out of memory); it is not tried again")
             except CancelledError:
                 raise LostError(
                     "the executor was shut down before all was done; run it again, and what is done is not done twice"
                 ) from None
             except Exception as error:
-                yield task, error
+                done = error
+            fill()  # first, since whoever takes the result may take a while
+            yield task, done
     finally:
         for future in running:
             future.cancel()

@@ -327,6 +327,22 @@ def test_a_task_that_kills_its_worker_twice_has_failed(tmp_path: Path) -> None:
         assert list(spread(die_once, [once], workers, 2)) == [(once, once)]
 
 
+def value_of(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def test_workers_have_the_environment_of_their_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the moment in which they begin, though the process that they are forked off began before."""
+    for value in ("1", "2"):
+        monkeypatch.setenv("DEMUCS_NP_TESTED", value)
+        before = dict(os.environ)
+        with LocalWorkers(1) as workers:
+            assert dict(os.environ) == before
+            assert list(spread(value_of, ["DEMUCS_NP_TESTED"], workers, 1)) == [("DEMUCS_NP_TESTED", value)]
+            blas = "OPENBLAS_NUM_THREADS"
+            assert list(spread(value_of, [blas], workers, 1)) == [(blas, os.environ.get(blas))]
+
+
 def test_a_worker_that_is_lost_between_tasks_is_replaced() -> None:
     with LocalWorkers(1) as workers:
         assert list(spread(double, [1], workers, 1)) == [(1, 2)]
@@ -356,17 +372,16 @@ def test_jobs_run_on_any_executor(library: Path, executor: Executor | None) -> N
     ]
 
 
-def children(pid: int) -> list[int]:
-    """Workers of a process, by what Linux tells."""
-    found = []
+def workers_of(pid: int) -> list[int]:
+    """By what Linux tells: children of the process that forks, which is a child of the client."""
+    parents = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == pid and b"spawn_main" in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
+            if b"multiprocessing.forkserver" in (entry / "cmdline").read_bytes():
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
-    return found
+    return [worker for worker, parent in parents.items() if parents.get(parent) == pid]
 
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is needed to find the workers")
@@ -379,11 +394,32 @@ def test_a_killed_worker_loses_nothing(long_library: tuple[Path, dict[str, bytes
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert "[1/4]" in process.stderr.readline()
-        os.kill(children(process.pid)[0], signal.SIGKILL)
+        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
         rest = process.stderr.read()
     assert process.returncode == 0, rest
     assert "4 tracks done" in rest
     assert len(records(tmp_path / "out")) == 4
+    assert tree(tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_one_process_that_is_killed_goes_on(long_library: tuple[Path, dict[str, bytes]], tmp_path: Path, number: signal.Signals) -> None:
+    """The second track is in work, and the first has just been written beside it."""
+    folder, expected = long_library
+    command = [*COMMAND, f"{folder}/*.wav", "-o", str(tmp_path / "out"), "-n", "demo", "--threads", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert "[1/4]" in process.stderr.readline()
+    began = time.monotonic()
+    process.send_signal(number)
+    assert process.wait() == (-9 if number == signal.SIGKILL else 130)
+    assert time.monotonic() - began < 2
+    process.stderr.close()
+    if number == signal.SIGINT:
+        assert tree(tmp_path / "out") == {name: data for name, data in expected.items() if name.startswith("demo/0/")}
+    assert [record["track"] for record in records(tmp_path / "out")] == ["0.wav"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "3 tracks done" in done.stderr
     assert tree(tmp_path / "out") == expected
 
 
@@ -396,7 +432,7 @@ def test_a_run_that_is_killed_goes_on(long_library: tuple[Path, dict[str, bytes]
     assert process.stderr is not None
     assert "[1/4]" in process.stderr.readline()
     time.sleep(0.3)
-    workers = children(process.pid)
+    workers = workers_of(process.pid)
     assert len(workers) == 2
     process.send_signal(number)
     assert process.wait() == (-9 if number == signal.SIGKILL else 130)

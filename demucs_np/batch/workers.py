@@ -6,13 +6,37 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 Done = TypeVar("Done")
+
+# Forked off a process that has imported everything and does nothing else, workers share its memory and begin at once.
+BLAS = "OPENBLAS_NUM_THREADS"
+METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+
+
+def get_ready() -> None:
+    """Let that process begin and import, while the caller does something else."""
+    if METHOD == "forkserver":
+        from multiprocessing import forkserver
+
+        multiprocessing.set_forkserver_preload(["demucs_np.batch.task"])
+        # NumPy's library begins threads when it is imported, which do not survive a fork. And Ctrl-C is the client's to answer, at once.
+        before, masked = os.environ.get(BLAS), signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            os.environ[BLAS] = "1"
+            forkserver.ensure_running()
+        finally:
+            if before is None:
+                del os.environ[BLAS]
+            else:
+                os.environ[BLAS] = before
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
 
 class LocalWorkers(Executor):
@@ -23,6 +47,7 @@ class LocalWorkers(Executor):
     """
 
     def __init__(self, count: int) -> None:
+        get_ready()
         self.count = count
         self._pools: list[ProcessPoolExecutor | None] = [None] * count
         self._busy: dict[int, Future[Any]] = {}
@@ -42,7 +67,8 @@ class LocalWorkers(Executor):
     def _pool(self, place: int) -> ProcessPoolExecutor:
         pool = self._pools[place]
         if pool is None:
-            pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_begin)
+            context = multiprocessing.get_context(METHOD)
+            pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(dict(os.environ),))
             self._pools[place] = pool
         return pool
 
@@ -69,8 +95,11 @@ class LocalWorkers(Executor):
                 pool.shutdown(wait=wait, cancel_futures=cancel_futures)
 
 
-def _begin() -> None:
-    """In the worker: Ctrl-C is the client's to answer, a polite `kill` unwinds the task in work, and no worker outlives its client."""
+def _begin(environment: Mapping[str, str]) -> None:
+    """In the worker: its environment is the client's, Ctrl-C is the client's to answer, a polite `kill` unwinds the task in work, and no
+    worker outlives its client."""
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _unwind)
     parent = multiprocessing.parent_process()

@@ -63,6 +63,10 @@ def batch(
     The tree of the sources is mirrored below OUT/NAME. OUT/demucs-np.jsonl says of every track what became of it; run again, the same
     command does what is not done yet. A row of a manifest may have options of its own. The exit status is 1 if a track failed.
     """
+    if workers and not dry_run:
+        from ..batch.workers import get_ready
+
+        get_ready()
     from ..batch.estimate import estimate
     from ..batch.journal import open_journal, read_journals
     from ..batch.library import make_plan, parse_shard
