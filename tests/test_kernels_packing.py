@@ -117,6 +117,45 @@ def test_transformed_weights(build, activation):
         assert np.array_equal(whole[0], np.tile(plain.bias, plain.upsample)[order] if k == (5 if plain.taps == 3 else 1) else np.zeros(N))
 
 
+@pytest.mark.parametrize("activation", ["none", "glu"])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda a: layer.convolution(noise(224, 8, 8), noise(224), stride=4, pad=2, activation=a),
+        lambda a: layer.transposed(noise(32, 8, 8), noise(8), stride=4, crop=2),
+        lambda a: layer.convolution(noise(1024, 512, 8), noise(1024), stride=4, pad=2, activation=a),  # as large as in use
+    ],
+)
+def test_two_of_four_matrices(build, activation, monkeypatch):
+    """Of large layers the weights themselves are kept, and give the same bits as the four matrices that are made of them."""
+    plain = build(activation)
+    depth, N = plain.stride * plain.channels, plain.columns
+    if not (large := winograd.paired(plain)):
+        monkeypatch.setattr(winograd, "LARGE", 1)
+    ours = winograd.prepare(plain)
+    assert np.array_equal(ours.packed, packing.winograd_numpy(plain, winograd.COLUMNS, np.eye(2), np.ones((1, 1))))
+    order, weights = in_order(N, plain.activation, winograd.COLUMNS), plain.matrix.reshape(2, depth, N)
+    assert np.array_equal(ours.packed[-N:], np.tile(plain.bias, plain.upsample)[order])
+    for packed, truth in zip(ours.packed[:-N].reshape(2, -1), weights, strict=True):
+        whole = unpacked(packed, depth, N)
+        assert np.array_equal(whole[1:], truth[:, order])
+        assert not whole[0].any()
+
+    def run(prepared):
+        x = noise(1, 150 if prepared.upsample == 1 else 37, plain.channels)
+        rows, length = prepared.extent(x.shape[1], None, None)
+        out = np.empty((1, length, prepared.outputs), np.float32)
+        winograd.winograd(x, prepared, out, rows)
+        return out.tobytes()
+
+    result = run(ours)
+    monkeypatch.setattr(winograd, "LARGE", 2**40)
+    four = winograd.prepare(plain)
+    assert four.packed.size > 1.9 * ours.packed.size
+    assert run(four) == result
+    assert large == (plain.channels == 512)
+
+
 def test_scaled():
     x = noise(300, 300)
     truth = (x.astype(np.float64) * 10 * 0.2).astype(np.float32)

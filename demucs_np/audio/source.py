@@ -10,6 +10,8 @@ from typing import IO, Protocol
 
 import numpy as np
 
+from ..kernels.arena import apart
+
 BLOCK = 1 << 18  # samples that are read, converted or written at a time
 
 
@@ -82,7 +84,7 @@ class Spool:
         self.samples += block.shape[1]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        out = np.empty((self.channels, stop - start), np.float32)
+        out = apart(self.channels * (stop - start)).reshape(self.channels, stop - start)
         number = bisect.bisect_right(self._starts, start) - 1
         while start < stop:
             first = self._starts[number]

@@ -11,7 +11,8 @@ import numpy as np
 
 from ._jit import inline, kernel, numbers, view, view_as
 from .activation import sigmoid, tanh
-from .gemm import gemm, pack, padded, padded_columns
+from .arena import apart
+from .gemm import gemm, pack, packed_size, padded, padded_columns
 from .sums import clear
 from .tiles import pool
 
@@ -20,7 +21,11 @@ SEQUENCES = 12  # of a tile: they share each pass over the weights, which do not
 
 def prepare(weights: np.ndarray) -> np.ndarray:
     """[2, H, 4H] for forward and backward -> packed for the kernel."""
-    return np.stack([pack(direction) for direction in weights])
+    _, K, N = weights.shape
+    packed = apart(2 * packed_size(K, N)).reshape(2, -1)
+    for direction, matrix in zip(packed, weights, strict=True):
+        direction[:] = pack(matrix)
+    return packed
 
 
 def lstm(gates: np.ndarray, recurrent: np.ndarray, first: np.ndarray, step: int, out: np.ndarray) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ._jit import DISABLED, inline, kernel, numbers, view, view_as
+from .arena import apart
 from .gemm import LANES, PANEL, pack, padded, padded_columns, panel_width
 from .layer import Conv, project
 from .tiles import kept, pool
@@ -139,16 +140,18 @@ def _pack_weights_tiles(tile0, tile1, scratch, weights, bias, gamma, beta, out, 
 
 
 def pack_winograd(conv: Conv, chunk: int, along: np.ndarray, across: np.ndarray) -> np.ndarray:
-    """The transformed weights of `winograd.prepare`, packed: products [4 or 16, 1 + stride*C, N]. `along`, `across`: float64 [4, r], and
-    [4, 3] or [1, 1] for one tap. The bias goes with product 1 along each axis: it is in all outputs, with a plus."""
+    """The transformed weights of `winograd.prepare`, packed: matrices [1 + stride*C, N], one for each row of `along`, float64 [4 or 2, r],
+    and of `across`, [4, 3], or [1, 1] for one tap. The bias goes with product 1 along each axis: it is in all outputs, with a plus. Where
+    product 1 is not among the matrices, it stands behind them."""
     depth = conv.stride * conv.channels
-    out = kept(4 * len(across) * (1 + depth) * conv.columns)
+    out = kept((len(along) * len(across) * (1 + depth) + (len(along) == 2)) * conv.columns)
     if DISABLED:
         out[:] = winograd_numpy(conv, chunk, along, across)
         return out
     memory, first = flat(conv.weights)
     steps = [step // 4 for step in conv.weights.strides]
-    geometry = np.array([*conv.weights.shape, *steps, first, conv.stride, len(across), chunk if conv.activation == "glu" else 0])
+    how = conv.stride, len(along), len(across), chunk if conv.activation == "glu" else 0
+    geometry = np.array([*conv.weights.shape, *steps, first, *how])
     scratch = 2 * PANEL + 2 * (conv.taps * (conv.width // conv.stride + 4) + 1) * PANEL
     transforms = np.concatenate([along.reshape(-1), across.reshape(-1)])
     pool().run(_winograd_weights_tiles, panels_of(conv.columns), scratch, memory, flat(conv.bias)[0], transforms, out, geometry)
@@ -161,13 +164,17 @@ def winograd_numpy(conv: Conv, chunk: int, along: np.ndarray, across: np.ndarray
     weights = conv.matrix.reshape(conv.taps, r, depth, conv.columns)[..., order].astype(np.float64)
     products = np.einsum("at,br,trdn->abdn", across, along, weights).reshape(-1, depth, conv.columns).astype(np.float32)
     bias = np.tile(conv.bias, conv.upsample)[order]
+    if len(along) == 2:
+        return np.concatenate([*map(pack, products), bias])
     return np.concatenate([pack(product, bias if k == (5 if conv.taps == 3 else 1) else None) for k, product in enumerate(products)])
 
 
 @kernel
 def _winograd_weights_tiles(tile0, tile1, scratch, weights, bias, transforms, out, geometry):
-    """A panel of all products."""
-    taps, width, C, upsample, N, by_tap, by_width, by_channel, by_phase, by_column, first, stride, across, chunk = numbers(geometry, 14)
+    """A panel of all matrices."""
+    taps, width, C, upsample, N, by_tap, by_width, by_channel, by_phase, by_column, first, stride, along, across, chunk = numbers(
+        geometry, 15
+    )
     columns, r, depth = upsample * N, width // stride, stride * C
     table = view_as(scratch, 0, PANEL, np.int64)
     doubles = view_as(scratch, 2 * PANEL, (taps * (r + 4) + 1) * PANEL, np.float64)
@@ -177,23 +184,26 @@ def _winograd_weights_tiles(tile0, tile1, scratch, weights, bias, transforms, ou
         for i in range(size):
             column = _column(j + i, columns, chunk)
             table[i] = first + column // N * by_phase + column % N * by_column
-            for k in range(4 * across):
+            for k in range(along * across):
                 out[k * (1 + depth) * columns + j * (1 + depth) + i] = np.float32(0)
-            k = 5 if taps == 3 else 1
-            out[k * (1 + depth) * columns + j * (1 + depth) + i] = bias[column % N]
+            if along == 2:
+                out[2 * (1 + depth) * columns + j + i] = bias[column % N]
+            else:
+                k = 5 if taps == 3 else 1
+                out[k * (1 + depth) * columns + j * (1 + depth) + i] = bias[column % N]
         for d in range(depth):
             for t in range(taps):
                 for q in range(r):
                     row, at = view(doubles, (t * r + q) * PANEL, size), t * by_tap + (q * stride + d // C) * by_width + d % C * by_channel
                     for i in range(size):
                         row[i] = np.float64(weights[table[i] + at])
-                for b in range(4):
+                for b in range(along):
                     _combined(doubles, t * r * PANEL, PANEL, r, transforms, b * r, view(doubles, (taps * r + t * 4 + b) * PANEL, size))
             for a in range(across):
-                for b in range(4):
+                for b in range(along):
                     total = view(doubles, taps * (r + 4) * PANEL, size)
-                    _combined(doubles, (taps * r + b) * PANEL, 4 * PANEL, taps, transforms, 4 * r + a * taps, total)
-                    row = view(out, (a * 4 + b) * (1 + depth) * columns + j * (1 + depth) + (1 + d) * size, size)
+                    _combined(doubles, (taps * r + b) * PANEL, 4 * PANEL, taps, transforms, along * r + a * taps, total)
+                    row = view(out, (a * along + b) * (1 + depth) * columns + j * (1 + depth) + (1 + d) * size, size)
                     for i in range(size):
                         row[i] = np.float32(total[i])
 
@@ -280,7 +290,7 @@ def _scale_weights_tiles(tile0, tile1, scratch, x, factors, out):
 
 def widened(x: np.ndarray) -> np.ndarray:
     """float16 as float32, of the same shape."""
-    out = np.empty(x.size, np.float32)
+    out = apart(x.size)
     if DISABLED:
         out[:] = x.reshape(-1)
     else:

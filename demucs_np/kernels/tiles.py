@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..threads import current_threads
+from .arena import apart
 
 LONGEST = 32  # tiles in a range: Ctrl-C is heard between ranges
 
@@ -153,7 +154,7 @@ if hasattr(os, "register_at_fork"):
 
 def kept(size: int, dtype: type = np.float32) -> np.ndarray:
     """A flat array that kernels fill once and that stays: packed weights."""
-    array: np.ndarray = np.empty(size, dtype)
+    array = apart(size, dtype)
     if (recorder := getattr(_instead, "recorder", None)) is not None:
         recorder.keep(array)
     return array

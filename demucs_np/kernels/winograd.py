@@ -22,10 +22,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ._jit import DISABLED, kernel, numbers, view, view_as
+from ._jit import DISABLED, inline, kernel, numbers, view, view_as
 from .conv import gather
 from .epilogue import ACTIVATIONS, GLU, activate, add, store, store_scaled
-from .gemm import LANES, PANEL, gemm
+from .gemm import DEPTH, LANES, PANEL, gemm
 from .layer import Conv
 from .packing import NOTHING, pack_winograd
 from .tiles import pool
@@ -36,6 +36,9 @@ INPUTS = [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, -1, 0, 1]]
 WEIGHTS = {2: [[1, 0], [0.5, 0.5], [0.5, -0.5], [0, 1]], 3: [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]}
 OUTPUTS = {2: [[1, 1, 1, 0], [0, 1, -1, 0], [0, 1, 1, 1]], 3: [[1, 1, 1, 0], [0, 1, -1, 1]]}
 assert COLUMNS % PANEL == 0
+# Of layers with two weights along an axis and so many in all, only products 0 and 3 are kept, which are the weights themselves. The others,
+# half their sums and differences, are made on the way, while there are half as many weights to wait for. Smaller layers would lose by it.
+PAIR, LARGE = [[1, 0], [0, 1]], 2**22
 
 
 def suits(conv: Conv) -> bool:
@@ -47,9 +50,15 @@ def suits(conv: Conv) -> bool:
     return depth % 16 == 0 and depth >= 32 and conv.columns % 32 == 0
 
 
+def paired(conv: Conv) -> bool:
+    """Whether of a layer's four matrices two are kept."""
+    return conv.width == 2 * conv.stride and conv.channels * conv.width * conv.columns >= LARGE
+
+
 def prepare(conv: Conv) -> Conv:
-    """The same layer with transformed weights, packed: 4 matrices [stride*C, N], or for 3 taps 16."""
-    along, across = np.array(WEIGHTS[conv.width // conv.stride], np.float64), np.array(WEIGHTS[3]) if conv.taps == 3 else np.ones((1, 1))
+    """The same layer with transformed weights, packed: 4 matrices [stride*C, N], or for 3 taps 16, or 2 and the bias."""
+    along = np.array(PAIR if paired(conv) else WEIGHTS[conv.width // conv.stride], np.float64)
+    across = np.array(WEIGHTS[3]) if conv.taps == 3 else np.ones((1, 1))
     return replace(conv, weights=NOTHING, packed=pack_winograd(conv, COLUMNS, along, across), winograd=True)
 
 
@@ -87,6 +96,7 @@ def winograd(
     number, depth = batches * length, conv.stride * C
     gathered = (step * batches + conv.taps - 1) * (m * length + 4 - m) * depth
     scratch = 2 * number + gathered + (16 if conv.taps == 3 else 4) * number * (depth + COLUMNS)
+    scratch += 2 * (1 + DEPTH) * COLUMNS if paired(conv) else 0
     geometry = Geometry(
         B, L, C, m, conv.taps, conv.stride, conv.pad,
         rows=rows, N=conv.columns, batches=batches, length=length,
@@ -127,6 +137,7 @@ def _winograd_tiles(tile0, tile1, scratch, x, weights, before, scale, out, geome
     at_gathered = 2 * batches * length
     at_inputs = at_gathered + (step * batches + 2 * reach) * (m * length + 4 - m) * depth
     at_products = at_inputs + products * batches * length * depth
+    at_sums = at_products + products * batches * length * COLUMNS
     for tile in range(tile0, tile1):
         b0, l0 = tile // across * step * batches, tile % across * m * length
         nb = min(batches, (B - b0 + step - 1) // step)
@@ -148,9 +159,7 @@ def _winograd_tiles(tile0, tile1, scratch, x, weights, before, scale, out, geome
         for n in range(0, N, COLUMNS):
             columns = min(COLUMNS, N - n)
             size = P * columns
-            for k in range(products):
-                at, panel = at_products + k * size, (k * N + n) * (1 + depth)
-                gemm(scratch, k * P * depth, table, 0, P, weights, panel, depth, 0, scratch, at, columns, columns, depth, False)
+            _products(scratch, table, P, weights, n, N, depth, products, columns, at_products, at_sums)
             for p in range(P):
                 at = at_products + p * columns
                 if taps == 3:
@@ -176,6 +185,43 @@ def _winograd_tiles(tile0, tile1, scratch, x, weights, before, scale, out, geome
                             store_scaled(scratch, at, columns, inside, act == GLU, factor, place, pitch, target)
                         else:
                             store(scratch, at, columns, inside, columns, act == GLU, place, pitch, target)
+
+
+@inline
+def _products(scratch, table, P, weights, n, N, depth, products, columns, at_products, at_sums):
+    """The matrix products of P transformed inputs for columns n ... n + columns. Of four matrices there may be the first and the last, and
+    the bias behind them: then a k block of the others is made before it is needed."""
+    pair = weights.size == (2 * (1 + depth) + 1) * N
+    block = DEPTH if pair else depth
+    for d in range(0, depth, block):
+        rows = min(block, depth - d)
+        if pair:
+            _half_sums(weights, n, N, depth, d, rows, columns, scratch, at_sums)
+        for k in range(products):
+            matrix, panel, height, top = weights, (k * N + n) * (1 + depth), depth, d
+            if pair and k == 3:
+                panel = (N + n) * (1 + depth)
+            elif pair and k > 0:
+                matrix, panel, height, top = scratch, at_sums + (k - 1) * columns * (1 + rows), rows, 0
+            a, at = k * P * depth + d, at_products + k * P * columns
+            gemm(scratch, a, table, 0, P, matrix, panel, height, top, scratch, at, columns, columns, rows, d > 0)
+
+
+@inline
+def _half_sums(weights, n, N, depth, top, rows, columns, out, at):
+    """Of columns n ... n + columns and `rows` rows from `top` on, (w0 + w1) / 2 with the bias and (w0 - w1) / 2, packed, at out[at]."""
+    for j in range(0, columns, PANEL):
+        plus, minus = at + j * (1 + rows), at + (columns + j) * (1 + rows)
+        bias = view(weights, 2 * N * (1 + depth) + n + j, PANEL)
+        for i in range(PANEL):
+            out[plus + i] = bias[i]
+            out[minus + i] = np.float32(0)
+        panel, size = (n + j) * (1 + depth) + (1 + top) * PANEL, rows * PANEL
+        w0, w1 = view(weights, panel, size), view(weights, panel + N * (1 + depth), size)
+        sums, differences = view(out, plus + PANEL, size), view(out, minus + PANEL, size)
+        for i in range(size):
+            sums[i] = (w0[i] + w1[i]) * np.float32(0.5)
+            differences[i] = (w0[i] - w1[i]) * np.float32(0.5)
 
 
 def _transform(matrix: list[list[int]], both: bool) -> Any:

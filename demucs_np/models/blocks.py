@@ -144,9 +144,7 @@ class DConv:
 
 def normed(ops: Operations, x: Array, norm: Norm, activation: str) -> Array:
     """activation(norm(x)); consumes x."""
-    y = ops.group_norm(x, norm, activation=activation)
-    ops.free(x)
-    return y
+    return ops.group_norm(x, norm, activation=activation, spent=True)
 
 
 class EncoderLayer:
@@ -218,9 +216,7 @@ class DecoderLayer:
             return ops.conv(y, self.conv_tr, length=length, residual=onto)  # [T, F, C] -> [T, F*stride, C_out]
         full = (y.shape[1] - 1) * self.spec.stride + self.kernel_size
         z = ops.conv(y, self.conv_tr, length=full)  # [T, F, C] -> [T, (F-1)*stride + kernel_size, C_out]
-        out = ops.group_norm(z, self.norm2, activation=self.activation, crop=self.spec.pad, length=length)
-        ops.free(z)
-        return out
+        return ops.group_norm(z, self.norm2, activation=self.activation, crop=self.spec.pad, length=length, spent=True)
 
 
 class BandedEncoder:

@@ -105,6 +105,7 @@ class Demucs(Network):
             x, y = y, ops.resample(y, 2, 1)
             ops.free(x)
         start = (y.shape[1] - n) // 2
+        ops.make_room(out)
         ops.denormalize(y[:, start : start + n], mean, std, out.reshape(-1, n))
         ops.free(y)
 

@@ -57,6 +57,7 @@ class Hybrid(Network):
             x = spectral.mask(ops, z, m, config.wiener_iters, config.wiener_residual)  # -> [T, F, 2*sources*channels]
             ops.free(m, z)
             affine["moments"] = None
+        ops.make_room(out)
         self.waveform(x, out.reshape(-1, out.shape[2]), **affine)  # -> [sources*channels, n]
         ops.free(x, xt, moments, moments_t)
 

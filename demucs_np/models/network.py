@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from ..errors import AudioError
+from ..kernels.arena import apart
 from ..operations import operations
 from ..operations.shapes import nothing
 from .config import Config
@@ -51,7 +53,8 @@ class Network:
                 f"the mix has shape {mix.shape}, but this model takes (batch, {self.audio_channels}, samples), with at least one sample"
             )
         check_ablation(self.parts)
-        out = np.empty((len(mix), len(self.sources), *mix.shape[1:]), np.float32)
+        shape = (len(mix), len(self.sources), *mix.shape[1:])
+        out = apart(math.prod(shape)).reshape(shape)
         mark = self.ops.mark()
         try:
             flags = self.ops.finite(mix)

@@ -5,10 +5,12 @@ Axes: T time, F frequency, C channels; rows of F are independent. Upstream: `dem
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
+from ..kernels.arena import apart
 from ..kernels.layer import linear
 from ..operations import Operations
 from .taps import ablated, silenced
@@ -31,10 +33,11 @@ class BLSTM:
         self.layers = []
         for layer in range(layers):
             names = [f"lstm.{{}}_l{layer}{direction}" for direction in ("", "_reverse")]
-            weight = np.concatenate([tensors[name.format("weight_ih")] for name in names])  # [8C, C_in]
+            weight = _joined([tensors[name.format("weight_ih")] for name in names])  # [8C, C_in]
             bias = np.concatenate([tensors[name.format("bias_ih")] + tensors[name.format("bias_hh")] for name in names])
-            recurrent = np.stack([tensors[name.format("weight_hh")].T for name in names])  # [2, C, 4C]
+            recurrent = _joined([tensors[name.format("weight_hh")].T[None] for name in names])  # [2, C, 4C]
             self.layers.append((ops.prepare(linear(weight, bias), f"{path}.lstm.gates"), ops.prepare_recurrent(recurrent)))
+            del weight, recurrent  # before the next ones are read
         self.linear = ops.prepare(linear(tensors["linear.weight"], tensors["linear.bias"]), f"{path}.linear")
 
     def __call__(self, ops: Operations, x: Array) -> Array:
@@ -64,6 +67,12 @@ class BLSTM:
         out = ops.conv(y, self.linear, residual=x if self.skip else None)  # -> [T, F, C]
         ops.free(y)
         return out if self.skip else silenced(self.path, out)
+
+
+def _joined(parts: list[Array]) -> Array:
+    """Arrays one after the other along the first axis, for a moment."""
+    shape = sum(len(part) for part in parts), *parts[0].shape[1:]
+    return np.concatenate(parts, out=apart(math.prod(shape)).reshape(shape))
 
 
 class LocalState:

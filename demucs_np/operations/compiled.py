@@ -75,6 +75,9 @@ class CompiledOperations:
             if array is not None:
                 self.arena.give(array)
 
+    def make_room(self, out: Array) -> None:
+        self.arena.give_pages(out.nbytes)
+
     def reset(self, mark: int) -> None:
         self.arena.reset(mark)
 
@@ -161,10 +164,15 @@ class CompiledOperations:
         norms.activate(x, name)
         return x
 
-    def group_norm(self, x: Array, norm: Norm, *, activation: str = "none", crop: int = 0, length: int | None = None) -> Array:
+    def group_norm(
+        self, x: Array, norm: Norm, *, activation: str = "none", crop: int = 0, length: int | None = None, spent: bool = False
+    ) -> Array:
         B, L, C = x.shape
-        out = self.arena.take(B, L if length is None else length, C // 2 if activation == "glu" else C)
+        shape = B, L if length is None else length, C // 2 if activation == "glu" else C
+        out = x if spent and shape == x.shape else self.arena.take(*shape)
         norms.group_norm(x, norm.groups, norm.weight, norm.bias, out, self.arena, activation=activation, crop=crop)
+        if spent and out is not x:
+            self.free(x)
         return out
 
     def layer_norm(self, x: Array, norm: Norm) -> Array:

@@ -139,6 +139,9 @@ class NumpyOperations:
     def free(self, *arrays: Array | None) -> None:
         pass
 
+    def make_room(self, out: Array) -> None:
+        pass
+
     def reset(self, mark: int) -> None:
         pass
 
@@ -216,7 +219,9 @@ class NumpyOperations:
     def activate(self, x: Array, name: str) -> Array:
         return activate(x, name)
 
-    def group_norm(self, x: Array, norm: Norm, *, activation: str = "none", crop: int = 0, length: int | None = None) -> Array:
+    def group_norm(
+        self, x: Array, norm: Norm, *, activation: str = "none", crop: int = 0, length: int | None = None, spent: bool = False
+    ) -> Array:
         B, L, C = x.shape
         length = L if length is None else length
         z = x.reshape(B * L, norm.groups, C // norm.groups).astype(np.float64)

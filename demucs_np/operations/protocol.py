@@ -46,6 +46,9 @@ class Operations(Protocol):
     def free(self, *arrays: Array | None) -> None:
         """These results (consumed) are not needed any more."""
 
+    def make_room(self, out: Array) -> None:
+        """`out`, which is no result, is going to be written: as much memory of results that are not needed any more may go."""
+
     def reset(self, mark: int) -> None:
         """Give back every result since `mark`: the computation was not finished."""
 
@@ -106,8 +109,11 @@ class Operations(Protocol):
     def denormalize(self, x: Array, mean: float, std: float, out: Array) -> None:
         """out = x * std + mean; x may be any view."""
 
-    def group_norm(self, x: Array, norm: Norm, *, activation: str = "none", crop: int = 0, length: int | None = None) -> Array:
-        """activation(GroupNorm(x[B, L, C])), statistics over (B, L, C/groups) -> the rows crop ... crop + length of L."""
+    def group_norm(
+        self, x: Array, norm: Norm, *, activation: str = "none", crop: int = 0, length: int | None = None, spent: bool = False
+    ) -> Array:
+        """activation(GroupNorm(x[B, L, C])), statistics over (B, L, C/groups) -> the rows crop ... crop + length of L. Consumes x where it
+        is `spent`."""
 
     def layer_norm(self, x: Array, norm: Norm) -> Array:
         """LayerNorm over the last axis."""

@@ -45,6 +45,9 @@ class ShapeOperations:
     def free(self, *arrays: Array | None) -> None:
         pass
 
+    def make_room(self, out: Array) -> None:
+        pass
+
     def reset(self, mark: int) -> None:
         pass
 
@@ -96,7 +99,9 @@ class ShapeOperations:
     def denormalize(self, x: Array, mean: float, std: float, out: Array) -> None:
         pass
 
-    def group_norm(self, x: Array, norm: Norm, *, activation: str = "none", crop: int = 0, length: int | None = None) -> Array:
+    def group_norm(
+        self, x: Array, norm: Norm, *, activation: str = "none", crop: int = 0, length: int | None = None, spent: bool = False
+    ) -> Array:
         B, L, C = x.shape
         return nothing(B, L if length is None else length, C // 2 if activation == "glu" else C)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..audio import Source
+from ..kernels.arena import apart
 from .windows import Block, Loudness
 
 
@@ -53,7 +54,8 @@ class Normalised:
         return getattr(self._source, "ended", True)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        out: np.ndarray = self._source.read(start, stop) - self._mean
+        part = self._source.read(start, stop)
+        out: np.ndarray = np.subtract(part, self._mean, out=apart(part.size).reshape(part.shape))
         out /= self._std
         return out
 

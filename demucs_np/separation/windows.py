@@ -9,6 +9,7 @@ Source: `demucs.apply`. The order of all float32 sums is upstream's.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +19,7 @@ import numpy as np
 
 from ..audio.source import Source as Source
 from ..errors import ModelError, UsageError
+from ..kernels.arena import apart
 from ..models.bag import Model, fills_segment, weighted_average
 from ..threads import use_threads
 
@@ -26,6 +28,7 @@ Seconds: TypeAlias = float | Fraction
 Loudness: TypeAlias = tuple[np.float32, np.float32]  # mean, and standard deviation
 
 PART = 1 << 16  # samples of a chunk that go on at a time
+ONE = np.float32(1)
 _NOTHING = np.empty(0, np.float32)
 
 
@@ -216,12 +219,12 @@ class Run:
             ready = min(stride, count)
             for start in range(0, ready, PART):
                 part = slice(start, min(ready, start + PART))
-                total = _sum(weight[part] * output[..., part], before[..., part])
-                total /= _sum(weight[part], weight_before[part])
+                total = _sum(weight[part], output[..., part], before[..., part])
+                total /= _sum(ONE, weight[part], weight_before[part])
                 yield offset + start, total
             rest = slice(stride, count)
-            before = _sum(weight[rest] * output[..., rest], before[..., rest])
-            weight_before = _sum(weight[rest], weight_before[rest])
+            before = _sum(weight[rest], output[..., rest], before[..., rest])
+            weight_before = _sum(ONE, weight[rest], weight_before[rest])
             del output  # the next chunk is worked on without it
             offset += stride
 
@@ -259,17 +262,20 @@ class Run:
         """float32 (batch, channels, stop - start), at the loudness that the model is to hear."""
         first, last = max(0, start), min(self.length, stop)
         *batch, channels, _ = self.source.shape
-        out = np.zeros((*(batch or [1]), channels, stop - start), np.float32)
+        shape = (*(batch or [1]), channels, stop - start)
+        out = apart(math.prod(shape)).reshape(shape)
+        out[:] = 0
         if first < last:
             part = self.source.read(first, last)
             out[..., first - start : last - start] = part if level is None else (part - level[0]) / level[1]
         return out
 
 
-def _sum(chunk: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """What a chunk gives, and where there is any what those before it gave: float32 (..., n), `before` (..., n or fewer). Both are added to
-    zero, as upstream does it: -0 becomes 0."""
-    total = np.float32(0) + chunk
+def _sum(weight: np.ndarray | np.float32, chunk: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """What a chunk gives with its weights, and where there is any what those before it gave: float32 (..., n), `before` (..., n or fewer).
+    Both are added to zero, as upstream does it: -0 becomes 0."""
+    total: np.ndarray = np.multiply(weight, chunk, out=apart(chunk.size).reshape(chunk.shape))
+    total += np.float32(0)
     overlap = min(before.shape[-1], chunk.shape[-1])
     if overlap:
         total[..., :overlap] += before[..., :overlap]
