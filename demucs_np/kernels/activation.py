@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ._jit import exact
+from .lanes import power_of_two, where
 
 _f = np.float32
 
@@ -29,32 +30,25 @@ _LOWEST, _HIGHEST, _LOWEST2 = _f(-87.3), _f(88.3), _f(-126)
 
 
 @exact
-def _power_of_two(shifted):
-    """2^n for n = shifted - _ROUND, whose low bits, moved into the exponent, it is; int32 sums promote, hence the casts."""
-    n = np.float32(shifted).view(np.int32)
-    return np.int32(np.int32(n << np.int32(23)) + np.int32(0x3F800000)).view(np.float32)
-
-
-@exact
 def exp(x):
     """e^x, within 1.5 units in the last place for -87.3 <= x <= 88.3 and held at the ends; NaN stays NaN."""
-    x = _LOWEST if x < _LOWEST else x
-    x = _HIGHEST if x > _HIGHEST else x
+    x = where(x < _LOWEST, _LOWEST, x)
+    x = where(x > _HIGHEST, _HIGHEST, x)
     shifted = x * _LOG2E + _ROUND
     n = shifted - _ROUND
     r = (x - n * _LN2_HIGH) - n * _LN2_LOW
     p = ((((_E6 * r + _E5) * r + _E4) * r + _E3) * r + _E2) * (r * r) + r + _ONE
-    return p * _power_of_two(shifted)
+    return p * power_of_two(shifted)
 
 
 @exact
 def exp2(x):
     """2^x, within 1 unit in the last place for -126 <= x <= 127, held at the lower end; NaN stays NaN."""
-    x = _LOWEST2 if x < _LOWEST2 else x
+    x = where(x < _LOWEST2, _LOWEST2, x)
     shifted = x + _ROUND
     r = x - (shifted - _ROUND)
     p = (((((_T6 * r + _T5) * r + _T4) * r + _T3) * r + _T2) * r + _T1) * r + _ONE
-    return p * _power_of_two(shifted)
+    return p * power_of_two(shifted)
 
 
 @exact
@@ -70,8 +64,8 @@ def tanh(x):
     s = x * x
     near = x + x * s * (_H0 + s * (_H1 + s * (_H2 + s * (_H3 + s * _H4))))
     far = _ONE - _TWO / (exp(_TWO * t) + _ONE)
-    far = -far if x < _ZERO else far
-    return near if t < _SMALL else far
+    far = where(x < _ZERO, -far, far)
+    return where(t < _SMALL, near, far)
 
 
 @exact
@@ -81,9 +75,9 @@ def gelu(x):
     Absolute error against float64 below that of x/2 (1 + erf(x/sqrt(2))) in float32; gelu(-inf) is NaN there and here.
     """
     t = abs(x)
-    t = _TAIL if t > _TAIL else t
+    t = where(t > _TAIL, _TAIL, t)
     p = _Q7 + t * (_Q8 + t * (_Q9 + t * (_Q10 + t * _Q11)))
     p = _Q0 + t * (_Q1 + t * (_Q2 + t * (_Q3 + t * (_Q4 + t * (_Q5 + t * (_Q6 + t * p))))))
     q = exp2(p)
-    q = _ZERO if t >= _TAIL else q
-    return x * (_ONE - q if x > _ZERO else q)
+    q = where(t >= _TAIL, _ZERO, q)
+    return x * where(x > _ZERO, _ONE - q, q)

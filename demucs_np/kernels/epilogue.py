@@ -11,9 +11,16 @@ import numpy as np
 
 from ._jit import inline, view
 from .activation import gelu, sigmoid
+from .lanes import along_row
 
 NONE, GELU, GLU, RELU = 0, 1, 2, 3
 ACTIVATIONS = {"none": NONE, "gelu": GELU, "glu": GLU, "relu": RELU}
+
+_gelu = along_row(lambda x: gelu(x))
+_copied = along_row(lambda value: value)
+_scaled = along_row(lambda value, factor, _, target: target + factor * value)
+_gated = along_row(lambda value, gate: value * sigmoid(gate))
+_gated_scaled = along_row(lambda value, gate, factor, target: target + (factor * value) * sigmoid(gate))
 
 
 @inline
@@ -30,9 +37,8 @@ def activate(z, at, ldc, M, columns, act):
     """GELU or ReLU in place; a GLU is left to `store`."""
     if act == GELU:
         for m in range(M):
-            row = view(z, at + m * ldc, columns)
-            for i in range(row.size):
-                row[i] = gelu(row[i])
+            row = at + m * ldc
+            _gelu(z, row, z, row, z, row, z, row, columns)
     elif act == RELU:
         for m in range(M):
             row = view(z, at + m * ldc, columns)
@@ -48,14 +54,11 @@ def store(z, at, ldc, M, columns, gated, place, pitch, out):
         first = place + m * pitch
         low, high = max(0, -first), min(size, out.size - first)
         if low < high:
-            value, target = view(z, at + m * ldc + low, high - low), view(out, first + low, high - low)
+            value = at + m * ldc + low
             if gated:
-                gate = view(z, at + m * ldc + size + low, high - low)
-                for i in range(value.size):
-                    target[i] = value[i] * sigmoid(gate[i])
+                _gated(out, first + low, z, value, z, value + size, z, value, high - low)
             else:
-                for i in range(value.size):
-                    target[i] = value[i]
+                _copied(out, first + low, z, value, z, value, z, value, high - low)
 
 
 @inline
@@ -66,13 +69,8 @@ def store_scaled(z, at, ldc, M, gated, scale, place, pitch, out):
         first = place + m * pitch
         low, high = max(0, -first), min(size, out.size - first)
         if low < high:
-            value, target = view(z, at + m * ldc + low, high - low), view(out, first + low, high - low)
-            factor = view(scale, low, high - low)
+            value = at + m * ldc + low
             if gated:
-                gate = view(z, at + m * ldc + size + low, high - low)
-                # `out` alone stands for both terms of the sum: with the same array under two names the loop would not run as vector code
-                for i in range(value.size):
-                    target[i] += factor[i] * (value[i] * sigmoid(gate[i]))
+                _gated_scaled(out, first + low, z, value, z, value + size, scale, low, high - low)
             else:
-                for i in range(value.size):
-                    target[i] += factor[i] * value[i]
+                _scaled(out, first + low, z, value, scale, low, scale, low, high - low)

@@ -11,6 +11,7 @@ from ._jit import exact, kernel, numbers, view, view_as
 from .activation import gelu
 from .arena import Arena
 from .epilogue import ACTIVATIONS, GLU, store
+from .lanes import along_row
 from .layer import EPS
 from .sums import clear, total_and_squares
 from .tiles import pool
@@ -270,13 +271,13 @@ def _table_tiles(tile0, tile1, scratch, partial, weight, bias, table, geometry):
 @kernel
 def _norm_gelu_tiles(tile0, tile1, scratch, x, table, geometry):
     width, step = numbers(geometry, 2)
-    mean, scale, bias = view(table, 0, width), view(table, width, width), view(table, 2 * width, width)
     for tile in range(tile0, tile1):
         stop = min(x.size, (tile + 1) * step)
         for start in range(tile * step, stop, width):
-            y = view(x, start, min(width, stop - start))
-            for i in range(y.size):
-                y[i] = gelu((y[i] - mean[i]) * scale[i] + bias[i])
+            _norm_gelu(x, start, table, 0, table, width, table, 2 * width, min(width, stop - start))
+
+
+_norm_gelu = along_row(lambda mean, scale, bias, x: gelu((x - mean) * scale + bias))
 
 
 def projected_stats(x: np.ndarray, projection: np.ndarray, columns: int, stats: np.ndarray, arena: Arena) -> None:
