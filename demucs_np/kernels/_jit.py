@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import llvmlite.binding as llvm
 import numba
@@ -14,6 +14,7 @@ import numpy as np
 from numba import types
 from numba.core import cgutils, codegen, compiler
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
 from numba.core.runtime.nrt import rtsys
 from numba.extending import intrinsic, typeof_impl
 from numba.np import arrayobj
@@ -67,9 +68,13 @@ class _Library(codegen.JITCodeLibrary):
 
     def finalize(self) -> None:
         if self._final:
-            self.finish(machine.code(self.parts(), self._codegen._tm, *tuning()))
+            self.finish(self.make(self.parts()))
             self._finalize_final_module()
         self._finalized = True
+
+    def make(self, parts: Sequence[str]) -> bytes:
+        """The machine code of these parts."""
+        return machine.code(parts, self._codegen._tm, *settings()[1])
 
     def finish(self, code: bytes) -> None:
         """Take the machine code."""
@@ -127,10 +132,44 @@ def emit(kernel: Any, signature: tuple[Any, ...]) -> Any:
             _Library.deferred = False
 
 
-def tuning() -> tuple[int, bool, bool]:
-    """What Numba is told about optimising: of `machine.code`."""
+def settings() -> tuple[dict[str, Any], tuple[int, bool, bool]]:
+    """What Numba tells LLVM: the machine's options, and the last arguments of `machine.code`."""
     config: Any = numba.config
-    return int(config.OPT), bool(config.LOOP_VECTORIZE), bool(config.SLP_VECTORIZE)
+    options = {"opt": int(config.OPT)}
+    cpu_target.target_context.codegen()._customize_tm_options(options)
+    return options, (int(config.OPT), bool(config.LOOP_VECTORIZE), bool(config.SLP_VECTORIZE))
+
+
+class _Types:
+    """Numba's typing context, which here remembers what it finds for operators on numbers: it tries a dozen ways each time."""
+
+    known: ClassVar[dict[Any, Any]] = {}
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def resolve_function_type(self, function: Any, args: Any, keywords: Any) -> Any:
+        plain = tuple(map(types.unliteral, args))
+        if keywords or getattr(getattr(function, "typing_key", None), "__module__", None) != "_operator" or not all(map(_is_number, plain)):
+            return self._context.resolve_function_type(function, args, keywords)
+        key = function, plain
+        if key not in self.known:
+            self.known[key] = self._context.resolve_function_type(function, plain, keywords)
+        return self.known[key]
+
+
+def _is_number(of: Any) -> bool:
+    return isinstance(of, types.Number | types.Boolean)
+
+
+# Passes over a function for what kernels do not have: closures, generators, expressions of whole arrays, `with` blocks, loops over tuples.
+NEEDLESS = {
+    "WithLift", "InlineClosureLikes", "InlineInlinables", "InlineOverloads", "FindLiterallyCalls", "LiteralUnroll",
+    "MakeFunctionToJitFunction", "NopythonRewrites", "PreParforPass", "ParforPass", "IRLegalization", "DumpParforDiagnostics",
+}  # fmt: skip
 
 
 class _Compiler(compiler.Compiler):
@@ -138,7 +177,15 @@ class _Compiler(compiler.Compiler):
 
     library = _Library
 
+    def define_pipelines(self) -> Any:
+        (pipeline,) = super().define_pipelines()
+        pipeline.passes = [step for step in pipeline.passes if step[0].__name__ not in NEEDLESS]
+        pipeline._finalized = False
+        pipeline.finalize()
+        return [pipeline]
+
     def compile_extra(self, function: Any) -> Any:
+        self.state.typingctx = _Types(self.state.typingctx)
         self.state.library = self.library(self.state.targetctx.codegen(), function.__qualname__)
         self.state.library.enable_object_caching()
         return super().compile_extra(function)

@@ -1,9 +1,10 @@
-"""Kernels compiled before they are needed: this process takes them as it needs them, a second one, the helper, the longest first.
+"""Kernels compiled before they are needed: this process turns them into LLVM's code, a second one, the helper, that into machine code.
 
-Numba compiles one kernel at a time in a process, whatever its threads, so that the first run on two cores would leave one idle. The helper
-puts what it compiles where this process looks for it, in the cache; where there is none it is not started. It reads the kernels' names
-from a pipe, which closes when this process ends, however it does, and then ends itself at once. Whoever compiles a kernel, the bits are
-the same, and a helper that is lost loses nothing: what it had is compiled here.
+Numba compiles one kernel at a time in a process, whatever its threads, so that the first run on two cores would leave one idle. The two
+halves take about the same time, and nothing is done twice. While the model is downloaded and opened, a thread does this process's half.
+Who needs a kernel goes on with that one, with others while it is made, and where none are left, with the helper's half. The helper gets
+code through a pipe, which closes when this process ends, however it does, and then ends itself at once. What is made goes into the cache;
+where there is none the helper is not started. Whoever does it, the bits are the same, and a helper that is lost loses nothing.
 """
 
 from __future__ import annotations
@@ -11,22 +12,25 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import json
 import os
-import queue
-import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from numba import types
+from numba.core.compiler_lock import global_compiler_lock
 
 from ..threads import default_threads
 
-# Those with the matrix product, then the others, the longest first, each with the types of its arguments after `tile0, tile1, scratch`.
+# In the order in which they are compiled while none is asked for: what opening a model needs, then the longest first.
+# Each has the types of its arguments after `tile0, tile1, scratch`.
 KERNELS = {
+    "packing._winograd_weights_tiles": "rrdfi",
+    "packing._pack_weights_tiles": "rrrrfi",
     "conv._conv_tiles": "ffffffi",
     "winograd._winograd_tiles": "fffffi",
     "attention._attention_tiles": "fffi",
@@ -37,13 +41,11 @@ KERNELS = {
     "wiener._wiener_tiles": "ffdfi",
     "stft._stft_tiles": "ffffi",
     "attention._pack_tiles": "fffi",
-    "packing._pack_weights_tiles": "rrrrfi",
     "norm._mean_std_tiles": "ddi",
     "norm._projected_tiles": "ddfi",
     "norm._products_tiles": "fdi",
     "norm._scale_shift_tiles": "dfffi",
     "norm._affine_tiles": "fffi",
-    "packing._winograd_weights_tiles": "rrdfi",
     "norm._table_tiles": "dfffi",
     "packing._project_weights_tiles": "rrdi",
     "norm._layer_norm_tiles": "ffffi",
@@ -68,7 +70,8 @@ TYPES = {
     "r": types.Array(types.float32, 1, "C", readonly=True),
     "h": types.Array(types.uint16, 1, "C", readonly=True),
 }
-WAITING, THERE, HERE, DONE = range(4)  # where a kernel is: in nobody's hands, in the helper's, in this process's, in the cache
+# Where a kernel is: nowhere yet, being emitted, emitted, with the helper or being made here, made, for the caller to compile, in the cache.
+WAITING, EMITTING, EMITTED, MAKING, MADE, HERE, DONE = range(7)
 
 
 def found(name: str) -> tuple[Any, tuple[Any, ...]]:
@@ -78,11 +81,14 @@ def found(name: str) -> tuple[Any, tuple[Any, ...]]:
     return kernel, (types.int64, types.int64, TYPES["f"], *(TYPES[code] for code in KERNELS[name]))
 
 
-def compile_(name: str) -> None:
-    """Compile a kernel, or read it from the cache. What fails here fails again, and is told, where the kernel is called."""
-    kernel, signature = found(name)
-    with contextlib.suppress(Exception):
-        kernel.compile(signature)
+class Work:
+    """A kernel on its way into the cache."""
+
+    def __init__(self) -> None:
+        self.at = WAITING
+        self.emitted: Any = None
+        self.parts: list[str] = []
+        self.code = b""
 
 
 class Plan:
@@ -90,83 +96,151 @@ class Plan:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._where: dict[str, int] = {}
+        self._works: dict[str, Work] = {}
         self._helper: subprocess.Popen[bytes] | None = None
+        self._thread: threading.Thread | None = None
+        self._held = False
 
     def progress(self) -> tuple[int, int]:
         """How many kernels somebody has taken, and of how many."""
         with self._changed:
-            return sum(where != WAITING for where in self._where.values()), len(self._where)
+            return sum(work.at != WAITING for work in self._works.values()), len(self._works)
 
     def add(self, kernels: Iterable[str], with_helper: bool) -> None:
         """Kernels that are going to be needed."""
         with self._changed:
             for name in sorted(kernels, key=list(KERNELS).index):
-                self._where.setdefault(name, WAITING)
-            if with_helper and self._helper is None and WAITING in self._where.values():
+                self._works.setdefault(name, Work())
+            if with_helper and self._helper is None and self._some(WAITING):
                 with contextlib.suppress(OSError):  # no process can be started: all is compiled here
                     self._helper = _start()
-                    threading.Thread(target=self._feed, args=(self._helper,), daemon=True, name="demucs-np compiler").start()
+                    threading.Thread(target=self._feed, args=(self._helper,), daemon=True, name="demucs-np helper").start()
+                    self._thread = threading.Thread(target=self._go_on, name="demucs-np compiler")
+                    self._thread.start()
 
-    def begin(self, name: str) -> bool:
-        """A kernel is needed now. False: it is for the caller to compile; True: it is in the cache by now.
+    def begin(self, name: str, tell: Callable[[], object] = lambda: None) -> bool:
+        """A kernel is needed now, by a caller that has Numba's lock. False: it is for the caller to compile; True: it is in the cache.
 
-        Where the helper has it, others are compiled here meanwhile.
+        `tell` is called whenever something is begun meanwhile.
         """
         while True:
             with self._changed:
-                where = self._where.setdefault(name, WAITING)
-                if where in (WAITING, HERE):
-                    self._where[name] = HERE
-                    return False
-                if where == DONE:
+                work = self._works.setdefault(name, Work())
+                if work.at == DONE:
                     return True
-                other = self._take(HERE)
-                if other is None:
+                if work.at == HERE or (work.at == WAITING and self._helper is None) or name not in KERNELS:
+                    work.at = HERE
+                    return False
+                job = self._take(name)
+                if job is None:
                     self._changed.wait(0.2)  # not for ever: Ctrl-C is heard between two waits
-            if other is not None:
-                compile_(other)
+            if job is not None:
+                tell()
+                self._do(*job)
 
-    def _take(self, where: int) -> str | None:
-        """The next kernel that nobody has: the helper begins at one end, this process at the other, so that they seldom meet in a function
-        that several kernels inline, the matrix product above all."""
-        waiting = [name for name, at in self._where.items() if at == WAITING]
-        if not waiting:
-            return None
-        name = waiting[0 if where == THERE else -1]
-        self._where[name] = where
-        return name
+    def _some(self, *states: int) -> list[str]:
+        return [name for name, work in self._works.items() if work.at in states]
+
+    def _take(self, wanted: str | None) -> tuple[str, int] | None:
+        """The next thing to do here: a kernel, and where it was."""
+        for state, next_one in ((MADE, MAKING), (WAITING, EMITTING), (EMITTED, MAKING)):
+            if names := self._some(state):
+                name = wanted if wanted in names else names[0 if state != EMITTED else -1]
+                if state != WAITING or self._helper is not None:
+                    self._works[name].at = next_one
+                    return name, state
+        return None
+
+    def _do(self, name: str, state: int) -> None:
+        """Emit a kernel, make its machine code, or put it into the cache, with Numba's lock."""
+        from . import _jit
+
+        work, reached = self._works[name], state
+        try:
+            kernel, signature = found(name)
+            if state == WAITING:
+                work.emitted = _jit.emit(kernel, signature)
+                work.parts = work.emitted.library.parts()
+                reached = EMITTED
+            elif state == EMITTED:
+                work.code = work.emitted.library.make(work.parts)
+                reached = MADE
+            else:
+                work.emitted.library.finish(work.code)
+                kernel._cache.save_overload(signature, work.emitted)
+                reached = DONE
+                work.emitted, work.parts, work.code = None, [], b""
+        except Exception:  # it fails again, and is told, where the kernel is called
+            reached = HERE
+        finally:
+            with self._changed:
+                work.at = reached
+                self._changed.notify_all()
+
+    def _go_on(self) -> None:
+        """Do what there is to do while nobody waits for a kernel. No daemon: a process that ends in the midst of LLVM crashes."""
+        while threading.main_thread().is_alive():
+            with global_compiler_lock:
+                with self._changed:
+                    job = self._take(None)
+                if job is not None:
+                    self._do(*job)
+            with self._changed:
+                if self._helper is None and not self._some(EMITTED, MAKING, MADE):
+                    return
+                self._changed.wait(0.001 if job else 0.1)  # whoever waits for the lock gets it
 
     def _feed(self, helper: subprocess.Popen[bytes]) -> None:
         """Give the helper one kernel after the other, until none is left or it is lost."""
+        from . import _jit
+
         assert helper.stdin
         assert helper.stdout
-        with helper.stdin, helper.stdout:
+        with contextlib.suppress(OSError, ValueError), helper.stdin, helper.stdout:  # it is lost
+            _write(helper.stdin, _jit.settings())
             while (name := self._next()) is not None:
-                line = f"{name}\n".encode()
+                work, reached = self._works[name], EMITTED
                 try:
-                    helper.stdin.write(line)
-                    well = helper.stdout.readline() == line
-                except OSError:  # it is lost
-                    well = False
-                with self._changed:
-                    self._where[name] = DONE if well else WAITING
-                    self._helper = self._helper if well else None
-                    self._changed.notify_all()
+                    _write(helper.stdin, work.parts)
+                    size, work.code = int(helper.stdout.readline()), b""
+                    while len(work.code) < size and (part := helper.stdout.read(size - len(work.code))):
+                        work.code += part
+                    if len(work.code) == size:
+                        reached = MADE if size else HERE
+                finally:
+                    with self._changed:
+                        work.at = reached
+                        self._changed.notify_all()
+        with self._changed:
+            self._helper = None
+            self._changed.notify_all()
         helper.wait()
 
     def _next(self) -> str | None:
-        """The next kernel for the helper; where there is none, it is not needed any more."""
+        """The next kernel for the helper, which is waited for; None if there will be none."""
         with self._changed:
-            name = self._take(THERE) if self._helper is not None else None
-            if name is None:
-                self._helper = None
-            return name
+            while not (names := self._some(EMITTED)):
+                if not self._some(WAITING, EMITTING) or self._helper is None:
+                    return None
+                self._changed.wait()
+            self._works[names[0]].at = MAKING
+            return names[0]
 
-    def forget_helper(self) -> None:
-        """In a forked child, which has the parent's pipe but none of its threads: while it is open, the helper outlives the parent."""
+    def before_fork(self) -> None:
+        """A child has none of the threads, and locks for ever what they have locked."""
+        self._held = self._thread is not None
+        if self._held:
+            global_compiler_lock.acquire()
+
+    def after_fork(self) -> None:
+        if self._held:
+            global_compiler_lock.release()
+
+    def forget(self) -> None:
+        """In a forked child: while it has the parent's pipe open, the helper outlives the parent."""
+        self.after_fork()
         helper, self._helper = self._helper, None
-        self._changed, self._where = threading.Condition(), {}
+        self._changed, self._works, self._thread = threading.Condition(), {}, None
         if helper is not None:
             for pipe in (helper.stdin, helper.stdout):
                 pipe.close()  # type: ignore[union-attr]
@@ -175,10 +249,10 @@ class Plan:
 
 plan = Plan()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=plan.forget_helper)
+    os.register_at_fork(before=plan.before_fork, after_in_parent=plan.after_fork, after_in_child=plan.forget)
 
 # What the helper runs: with this process's path, and nothing of the current folder.
-HELPER = f"import sys; sys.path[:] = sys.argv[1:]; from {__name__} import serve; serve()"
+HELPER = f"import sys; sys.path[:] = sys.argv[1:]; from {__package__}.machine import serve; serve()"
 
 
 def _start() -> subprocess.Popen[bytes]:
@@ -187,6 +261,13 @@ def _start() -> subprocess.Popen[bytes]:
         bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
     )  # fmt: skip
+
+
+def _write(pipe: IO[bytes], value: Any) -> None:
+    """A line of JSON. The pipe has no buffer, whose lock a forked child would wait for, and so may take a part at a time."""
+    line = memoryview(json.dumps(value).encode() + b"\n")
+    while line:
+        line = line[pipe.write(line) :]
 
 
 def may_help() -> bool:
@@ -212,20 +293,3 @@ def expect(kernels: tuple[str, ...]) -> None:
             lacking.append(name)
             kept = kept and isinstance(cache, KernelCache) and cache.writable()
     plan.add(lacking, kept and may_help())
-
-
-def serve() -> None:
-    """The helper: kernels by their names from standard input, each answered when it is in the cache."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    names: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    def read() -> None:
-        for line in sys.stdin:
-            names.put(line.strip())
-        os._exit(0)  # in the midst of a kernel, too
-
-    threading.Thread(target=read, daemon=True).start()
-    while True:
-        name = names.get()
-        compile_(name)
-        os.write(1, f"{name}\n".encode())

@@ -153,7 +153,7 @@ class KernelCache(caching.FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled kernel, or None if there is none that can be used, and it is compiled."""
         found = self._found(sig, target_context)
-        if found is None and ahead.plan.begin(self._kernel):
+        if found is None and ahead.plan.begin(self._kernel, compiling):
             found = self._found(sig, target_context)
         if found is None:
             compiling()

@@ -1,7 +1,16 @@
-"""From the code that Numba emits, LLVM's in text form, to machine code: the half of compiling that needs LLVM alone, and no Numba."""
+"""From the code that Numba emits, LLVM's in text form, to machine code: the half of compiling that needs LLVM alone, and no Numba.
+
+It is also what the helper runs (`ahead.py`), which is therefore there within a tenth of a second.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import queue
+import signal
+import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,3 +49,29 @@ def _passes(machine: Any, speed: int, loops: bool, lines: bool) -> tuple[Any, An
     options.loop_vectorization, options.slp_vectorization = loops, lines
     builder = llvm.create_pass_builder(machine, options)
     return builder, builder.getModulePassManager()
+
+
+def serve() -> None:
+    """The helper. Standard input has a line of JSON with the machine's options and the last arguments of `code`, then lines with `parts`;
+    each is answered with a line that says how many bytes of machine code follow, 0 if none can be made."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin.buffer:
+            lines.put(line)
+        os._exit(0)  # in the midst of a kernel, too
+
+    threading.Thread(target=read, daemon=True).start()
+    options, tuning = json.loads(lines.get())
+    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(**options)
+    while True:
+        parts = json.loads(lines.get())
+        try:
+            made = code(parts, machine, *tuning)
+        except Exception:  # it fails again, and is told, in the process that calls the kernel
+            made = b""
+        sys.stdout.buffer.write(b"%d\n" % len(made) + made)
+        sys.stdout.buffer.flush()
