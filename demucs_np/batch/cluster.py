@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
@@ -23,6 +24,7 @@ from .task import Task
 
 PATIENCE = 10.0  # seconds for a scheduler to answer, and for its first worker to come
 SHIPPED = "shipped"  # the model's name where it was sent to
+SINCE = 1.0  # seconds that the number of workers counts as known
 VERSION = "__import__('demucs_np').__version__"
 
 
@@ -96,9 +98,14 @@ def executor_of(client: distributed.Client) -> tuple[Executor, Callable[[], int]
     More are not given to it, so that a task that waits is not blamed for the end of a worker.
     """
 
+    asked, threads = -SINCE, 0
+
     def window() -> int:
-        workers = client.scheduler_info(n_workers=-1)["workers"]
-        return sum(worker["nthreads"] for worker in workers.values())
+        nonlocal asked, threads
+        now = time.monotonic()
+        if now - asked > SINCE:  # the scheduler's answer takes milliseconds, and grows with the number of workers
+            asked, threads = now, sum(client.nthreads().values())
+        return threads
 
     return client.get_executor(pure=False), window
 
