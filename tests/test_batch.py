@@ -20,13 +20,16 @@ import pytest
 from click.testing import CliRunner, Result
 from files import song
 
+from demucs_np.batch import sharing
 from demucs_np.batch.journal import open_journal, read_journals
 from demucs_np.batch.library import in_shard
+from demucs_np.batch.sharing import process_count
 from demucs_np.batch.sources import find
 from demucs_np.batch.workers import LocalWorkers
 from demucs_np.commands.main import main
 from demucs_np.errors import AudioError, DemucsError, UsageError
 from demucs_np.jobs import Job, LostError, run_all, spread
+from demucs_np.threads import default_threads
 
 COMMAND = [sys.executable, "-m", "demucs_np", "batch"]
 
@@ -133,6 +136,36 @@ def test_dry_run_writes_nothing(library: Path) -> None:
     said = r"4 tracks to do, 0 done, 0 failed before: about 0:0[4-9] of audio, 0:\d\d of work on this machine, \d MB of results\n"
     assert re.fullmatch(said, done.output), done.output
     assert not (library / "out").exists()
+
+
+def test_how_many_processes_are_fastest() -> None:
+    track = 5_000_000
+    assert [process_count([track] * count, 2, 9) for count in (1, 3, 4, 5, 6, 40, 41)] == [1, 1, 2, 1, 2, 2, 2]
+    assert process_count([10 * track], 2, 9) == 1, "a track is not shared"
+    assert process_count([track] * 8 + [20 * track], 2, 9) == 1, "a long one at the end is done on all cores"
+    assert process_count([20 * track] + [track] * 20, 2, 9) == 2
+    assert process_count([track] * 40, 2, 1) == 1, "there is memory for one"
+    assert process_count([track] * 100, 1, 9) == 1
+    assert process_count([track // 100] * 100, 2, 9) == 1, "the start of processes would count"
+    assert process_count([track] * 1000, 16, 99) == 16
+    assert process_count([track] * 1000, 16, 9) == 8, "as many as there is memory for, each with its share of the cores"
+    assert process_count([track] * 4, 16, 99) == 4
+
+
+@pytest.mark.skipif(default_threads() < 2, reason="one core has nothing to share")
+def test_a_library_is_shared_among_processes(
+    long_library: tuple[Path, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, expected = long_library
+    monkeypatch.setattr(sharing, "ENOUGH", 1.0)
+    many = process_count([1] * 4, default_threads(), 99)
+    args = [f"{folder}/*.wav", "-n", "demo", "-o", str(tmp_path / "out")]
+    assert f"; by {many} processes\n" in run(*args, "--dry-run").output
+    assert "processes" not in run(*args, "--dry-run", "--memory", "200MB").output
+    done = run(*args)
+    assert done.exit_code == 0
+    assert f"4 tracks, by {many} processes; --workers 1 does one at a time.\n" in done.output
+    assert tree(tmp_path / "out") == expected
 
 
 def test_sources(library: Path) -> None:

@@ -29,8 +29,8 @@ class Estimate:
     disk: float  # bytes of the results
 
 
-def estimate(tasks: Sequence[Task]) -> Estimate:
-    """Of all tasks by a sample of them, in proportion to the sizes of their files."""
+def estimate(tasks: Sequence[Task], workers: int = 1) -> Estimate:
+    """Of all tasks by a sample of them, in proportion to the sizes of their files, with so many workers side by side."""
     chosen = [task for task in tasks[:: max(1, len(tasks) // SAMPLE)] if not remote.is_address(task.job.track)]
     known = [(task, seconds) for task in chosen if (seconds := _length(task.job)) is not None]
     measured = sum(task.size for task, _ in known)
@@ -39,7 +39,7 @@ def estimate(tasks: Sequence[Task]) -> Estimate:
     cost = {kind: (_disk_rate(job), _speed(job)) for kind, job in kinds.items()}
     audio = sum(seconds for _, seconds in known) * scale
     disk = sum(seconds * cost[_kind(task.job)][0] for task, seconds in known) * scale
-    work = sum(seconds / cost[_kind(task.job)][1] for task, seconds in known) * scale
+    work = sum(seconds / cost[_kind(task.job)][1] for task, seconds in known) * scale / workers
     return Estimate(len(tasks), len(known), audio, work, disk)
 
 

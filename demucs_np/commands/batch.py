@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,8 @@ def separation_options(command: click.Command) -> click.Command:
 @click.option("-o", "--out", default="separated", show_default=True, help="Folder or address (s3://...) of the results.")
 @click.option(
     "--workers", type=click.IntRange(min=1), cls=OneOf, excludes=["dask"],
-    help="So many processes, each with its share of the cores.  [default: one track at a time, on all cores]",
+    help="So many processes, each with its share of the cores and the memory; 1: one track at a time, on all cores.  [default: what is "
+    "fastest for so many tracks, cores and so much memory]",
 )  # fmt: skip
 @click.option("--dask", metavar="ADDRESS", help='A Dask cluster: the scheduler\'s address, or "local" for one on this machine.')
 @click.option("--ship-weights", is_flag=True, help="With --dask: send the model to the workers; else each gets it by itself.")
@@ -63,51 +64,81 @@ def batch(
     The tree of the sources is mirrored below OUT/NAME. OUT/demucs-np.jsonl says of every track what became of it; run again, the same
     command does what is not done yet. A row of a manifest may have options of its own. The exit status is 1 if a track failed.
     """
-    if workers and not dry_run:
-        from ..batch.workers import get_ready
-
-        get_ready()
     from ..batch.estimate import estimate
     from ..batch.journal import open_journal, read_journals
     from ..batch.library import make_plan, parse_shard
     from ..batch.sources import find
     from ..jobs import forget_models
-    from ..machine import free_memory, shown_size
-    from ..threads import default_threads
+    from ..machine import shown_size
 
     if ship_weights and not dask:
         raise click.UsageError("--ship-weights is for --dask.")
     if dask:
         _cluster()
     part = None if shard is None else parse_shard(shard)
-    if workers and options["threads"] is None:
-        options["threads"] = max(1, default_threads() // workers)
-    if workers and options["memory"] is None and (free := free_memory()) is not None:
-        options["memory"] = free // workers
     if dask and options["threads"] is None:
         options["threads"] = 1
     with contextlib.ExitStack() as stack:
         journal = None if dry_run else stack.enter_context(contextlib.closing(open_journal(out, part)))
+        tracks = list(find(sources, out))
+        if not dry_run and not dask:
+            _get_ready(tracks, workers, options["threads"])
         plan = make_plan(
-            find(sources, out), _jobs(out, options), out, read_journals(out), shard=part, force=force, retry_failed=retry_failed
+            tracks, _jobs(out, options), out, read_journals(out), shard=part, force=force, retry_failed=retry_failed
         )  # fmt: skip
+        chosen = workers
+        if not dask:
+            workers = _shared(plan, workers, options["threads"], options["memory"])
         if journal is None:
-            about = estimate(plan.tasks)
+            about = estimate(plan.tasks, workers or 1)
             counts = f"{_tracks(about.tracks)} to do, {len(plan.done)} done, {len(plan.failed)} failed before"
             if about.known or not plan.tasks:
                 work = f"{clock(about.audio)} of audio, {clock(about.seconds)} of work on this machine"
                 counts += f": about {work}, {shown_size(about.disk)} of results"
+                counts += f"; by {workers} processes" if workers and workers > 1 else ""
             else:
                 counts += "; how long they are is not known before they are read"
             click.echo(counts)
             return
         report = Report(plan, verbose)
+        if workers and workers > 1 and chosen is None:
+            click.echo(f"{_tracks(len(plan.tasks))}, by {workers} processes; --workers 1 does one at a time.", err=True)
         if plan.tasks:
             with _executor(workers, dask, ship_weights, plan) as (executor, window):
                 if executor is not None:
                     forget_models()  # the workers have theirs
                 report.follow(journal, executor, window)
     report.summary()
+
+
+def _get_ready(tracks: Sequence[Source], workers: int | None, threads: int | None) -> None:
+    """Let what workers are forked off begin, if there may be some."""
+    from ..batch.sharing import worth_sharing
+    from ..batch.workers import get_ready
+    from ..threads import default_threads
+
+    if (workers or 0) > 1 or (workers is None and threads is None and worth_sharing([track.size for track in tracks], default_threads())):
+        get_ready()
+
+
+def _shared(plan: Plan, workers: int | None, threads: int | None, memory: int | None) -> int:
+    """How many processes there are; the plan's tasks with their share of the cores and the memory."""
+    from ..batch.sharing import process_count, room_for
+    from ..machine import free_memory
+    from ..threads import default_threads
+
+    room = free_memory() if memory is None else memory
+    if workers is None:
+        workers = 1
+        if threads is None:
+            workers = process_count([task.size for task in plan.tasks], default_threads(), room_for(plan.tasks, room))
+    if workers > 1:
+        threads = threads or max(1, default_threads() // workers)
+        share = None if room is None else room // workers
+        for number, task in enumerate(plan.tasks):
+            own = task.job.memory if task.job.memory != memory else share  # of its row
+            plan.tasks[number] = dataclasses.replace(task, job=dataclasses.replace(task.job, threads=threads, memory=own))
+    return workers
 
 
 def _tracks(count: int) -> str:
@@ -184,7 +215,7 @@ def _executor(
                 plan.tasks = cluster.ship(client, plan.tasks)
             yield cluster.executor_of(client)
         return
-    if not workers:
+    if workers is None or workers == 1:
         yield None, 1
         return
     executor = LocalWorkers(workers)
