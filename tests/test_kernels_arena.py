@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from kernel_checks import varied
 
 from demucs_np.kernels import arena as arena_module
-from demucs_np.kernels.arena import GRAIN, Arena, Plan, PlannedArena
+from demucs_np.kernels.arena import GRAIN, HUGE, Arena, Plan, PlannedArena, apart
 from demucs_np.kernels.layer import Norm
+from demucs_np.machine import resident_memory
 from demucs_np.operations import operations
 
 
@@ -200,6 +201,45 @@ def test_a_computation_repeated_allocates_nothing_new():
         return places
 
     assert once() == once()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_large_array_leaves_no_memory_behind(dtype):
+    before = resident_memory()
+    array = apart(2**23, dtype)
+    array[:] = 1
+    assert array.dtype == dtype
+    assert array.size == 2**23
+    assert resident_memory() - before > 0.9 * array.nbytes
+    behind = [np.ones(2**12) for _ in range(100)]  # what would keep it in the C library's hands
+    del array
+    assert resident_memory() - before < 1e7
+    assert sum(map(np.sum, behind)) == 100 * 2**12
+
+
+def test_memory_that_is_not_there():
+    with pytest.raises(MemoryError):
+        apart(2**50)
+
+
+def test_unused_buffers_make_room():
+    arena = Arena()
+    buffers = [arena.take(2**22 + GRAIN * number) for number in range(6)]
+    for number, buffer in enumerate(buffers):
+        buffer[:] = number
+    for buffer in buffers[1:5:2]:
+        arena.give(buffer)
+    before = resident_memory()
+    arena.give_pages(2**24 + 1)  # of the 33 MB that are free
+    assert 2**24 - 2 * HUGE <= before - resident_memory() <= 2**24 + 1e6
+    arena.give_pages(2**30)
+    assert before - resident_memory() >= 2**25 - 4 * HUGE
+    for number in 0, 2, 4, 5:
+        assert (buffers[number] == number).all()
+    again = arena.take(2**22 + GRAIN)
+    again[:] = 9
+    assert address(again) == address(buffers[1])
+    assert (buffers[2] == 2).all()
 
 
 def test_copy_outlives_changes_on_both_backends():

@@ -149,7 +149,7 @@ class Arena:
 
     def give_pages(self, size: int) -> None:
         """The system has back `size` bytes that lie unused, or what there is of them. They are taken anew when they are used again, which
-        takes a tenth of a millisecond for a megabyte."""
+        takes some tenths of a millisecond for a megabyte."""
         for slab, start, room in self._free:
             first, memory = self._slabs[slab].ctypes.data, cast(Any, self._slabs[slab].base)
             begin, end = (first + 4 * at for at in (start, min(start + room, self._ends[slab])))
