@@ -26,20 +26,20 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from ..threads import default_threads
 
-# In the order in which they are compiled while none is asked for: what opening a model needs, then the longest first.
+# In the order in which they are compiled while none is asked for: what the helper has soon, then the longest first.
 # Each has the types of its arguments after `tile0, tile1, scratch`.
 KERNELS = {
     "packing._winograd_weights_tiles": "rrdfi",
     "packing._pack_weights_tiles": "rrrrfi",
+    "stft._istft_tiles": "ffffffidd",
+    "stft._stft_tiles": "ffffi",
     "conv._conv_tiles": "ffffffi",
     "winograd._winograd_tiles": "fffffi",
     "attention._attention_tiles": "fffi",
     "local_attention._local_attention_tiles": "ffi",
     "lstm._lstm_tiles": "fmifi",
     "feed_forward._feed_forward_tiles": "fffffi",
-    "stft._istft_tiles": "ffffffidd",
     "wiener._wiener_tiles": "ffdfi",
-    "stft._stft_tiles": "ffffi",
     "attention._pack_tiles": "fffi",
     "norm._mean_std_tiles": "ddi",
     "norm._projected_tiles": "ddfi",

@@ -40,6 +40,9 @@ def code(parts: Sequence[str], machine: Any, speed: int, loops: bool, lines: boo
     manager.run(module, passes)
     passes, manager = _passes(machine, speed, loops, lines)
     manager.run(module, passes)
+    for function in module.functions:  # Numba numbers names in each process: another object's function may have the name of one in here
+        if not function.is_declaration and function.linkage != llvm.Linkage.external:
+            function.linkage = "internal"
     made: bytes = machine.emit_object(module)
     return made
 
