@@ -54,19 +54,6 @@ def test_is_the_function_of_each_number(name):
             np.testing.assert_array_equal(np.delete(ours, np.s_[at : at + size]), np.delete(before, np.s_[at : at + size]))
 
 
-def test_a_number_stands_for_all():
-    row = along_row(lambda x, y: x * y)
-
-    @kernel
-    def doubled(out, x, factor):
-        row(out, 0, x, 0, factor[0], 0, x, 0, x.size)
-
-    x = noise(37)
-    out = np.empty_like(x)
-    doubled(out, x, np.array([2], np.float32))
-    np.testing.assert_array_equal(out, 2 * x)
-
-
 def test_in_place():
     row = along_row(lambda x: x + x)
 

@@ -14,7 +14,6 @@ import numpy as np
 from ._jit import inline, kernel, numbers, view, view_as
 from .epilogue import ACTIVATIONS, GLU, activate, add, store, store_scaled
 from .gemm import gemm, padded, padded_columns
-from .lanes import along_row
 from .layer import Conv
 from .packing import NOTHING, pack_layer, projection_of
 from .tiles import evenly, pool
@@ -196,16 +195,14 @@ def gather(x, row, L, C, position, span, out):
         out[i] = np.float32(0)
 
 
-_times = along_row(lambda x, y: x * y)
-
-
 @inline
 def _gather_scaled(x, row, C, position, span, stats, out):
     """[x/std, 1/std, -mean/std] of each position."""
     for i in range(span):
         at = 2 * (position + i) if stats.size > 2 else 0
         mean, inverse = stats[at], stats[at + 1]
-        at_row = (row + position + i) * C
-        _times(out, i * (C + 2), x, at_row, inverse, 0, x, at_row, C)
+        source, target = view(x, (row + position + i) * C, C), view(out, i * (C + 2), C)
+        for c in range(C):
+            target[c] = source[c] * inverse
         out[i * (C + 2) + C] = inverse
         out[i * (C + 2) + C + 1] = -mean * inverse

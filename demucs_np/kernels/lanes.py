@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ._jit import DISABLED, EXACT, exact
+from ._jit import DISABLED, EXACT, exact, inline, view
 from .gemm import LANES
 
 FLAGS = tuple(sorted(EXACT))
@@ -35,7 +35,7 @@ class Lanes:
         """The value of the other operand."""
         if isinstance(other, Lanes):
             return other.value
-        return self.value.type([float(other)] * LANES)
+        return self.value.type([float(other)] * self.value.type.count)
 
     def _float(self, operation: str, left: Any, right: Any) -> Lanes:
         return Lanes(self.builder, getattr(self.builder, operation)(left, right, flags=FLAGS))
@@ -64,7 +64,8 @@ class Lanes:
 
     def __abs__(self) -> Lanes:
         function = ir.FunctionType(self.value.type, [self.value.type])
-        return Lanes(self.builder, self.builder.call(_declared(self.builder, f"llvm.fabs.v{LANES}f32", function), [self.value]))
+        name = f"llvm.fabs.v{self.value.type.count}f32"
+        return Lanes(self.builder, self.builder.call(_declared(self.builder, name, function), [self.value]))
 
     def _compare(self, relation: str, other: Any) -> Lanes:
         return Lanes(self.builder, self.builder.fcmp_ordered(relation, self.value, self._with(other)))
@@ -108,9 +109,9 @@ def where(condition, yes, no):
 
 def _emit_power(shifted: Lanes) -> Lanes:
     builder, vector = shifted.builder, shifted.value.type
-    integers = ir.VectorType(_i32, LANES)
-    n = builder.shl(builder.bitcast(shifted.value, integers), integers([23] * LANES))
-    return Lanes(builder, builder.bitcast(builder.add(n, integers([0x3F800000] * LANES)), vector))
+    integers = ir.VectorType(_i32, vector.count)
+    n = builder.shl(builder.bitcast(shifted.value, integers), integers([23] * vector.count))
+    return Lanes(builder, builder.bitcast(builder.add(n, integers([0x3F800000] * vector.count)), vector))
 
 
 @_with_lanes(_emit_power)
@@ -121,11 +122,28 @@ def power_of_two(shifted):
 
 
 def along_row(function: Callable[..., Any]) -> Any:
-    """An intrinsic `(out, at, x, at_x, y, at_y, z, at_z, size)` on flat float32 arrays: out[at + i] = function(x[at_x + i], y[at_y + i],
-    z[at_z + i], out[at + i]) for i < size. `function` takes as many of them as it needs, from the first on. An array may be `out` if it is
-    read where it is written; in place of one there may be a number, which stands for all."""
+    """A function of kernels, `(out, at, x, at_x, y, at_y, z, at_z, size)` with flat float32 arrays: out[at + i] = function(x[at_x + i],
+    y[at_y + i], z[at_z + i], out[at + i]) for i < size. `function` takes as many of them as it needs, from the first on. An array may be
+    `out` if it is read where it is written.
+
+    Vectors of four are left to LLVM: there is no mask for what is left over, and in V8 convolutions would take a fifth longer.
+    """
     count = function.__code__.co_argcount
-    return _plain_row(function, count) if DISABLED else _row(function, count)
+    return _loop(function, count) if DISABLED or LANES == 4 else _row(function, count)
+
+
+def _loop(function: Callable[..., Any], count: int) -> Any:
+    number = exact(function)
+    forms = {1: lambda x, y, z, out: number(x), 2: lambda x, y, z, out: number(x, y), 4: lambda x, y, z, out: number(x, y, z, out)}
+    of_all = exact(forms[count])
+
+    @inline
+    def row(out, at, x, at_x, y, at_y, z, at_z, size):
+        target, first, second, third = view(out, at, size), view(x, at_x, size), view(y, at_y, size), view(z, at_z, size)
+        for i in range(size):
+            target[i] = of_all(first[i], second[i], third[i], target[i])
+
+    return row
 
 
 def _row(function: Callable[..., Any], count: int) -> Any:
@@ -135,16 +153,13 @@ def _row(function: Callable[..., Any], count: int) -> Any:
         signature = types.void(out, n, x, n, y, n, z, n, n)
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            vector = ir.VectorType(ir.FloatType(), LANES)
-            numbers = {i: Lanes(builder, splat(builder, args[i])) for i in (2, 4, 6) if isinstance(sig.args[i], types.Float)}
-
-            def pointer(array: int, offset: Any) -> Any:
-                data = context.make_array(sig.args[array])(context, builder, args[array]).data
-                return builder.bitcast(builder.gep(data, [builder.add(args[array + 1], offset)]), vector.as_pointer())
-
             def step(offset: Any, part: Part) -> None:
-                inputs = [numbers.get(array) or Lanes(builder, part.load(pointer(array, offset))) for array in (2, 4, 6, 0)[:count]]
-                part.store(function(*inputs).value, pointer(0, offset))
+                def pointer(array: int) -> Any:
+                    data = context.make_array(sig.args[array])(context, builder, args[array]).data
+                    return builder.bitcast(builder.gep(data, [builder.add(args[array + 1], offset)]), part.type.as_pointer())
+
+                inputs = [Lanes(builder, part.load(pointer(array))) for array in (2, 4, 6, 0)[:count]]
+                part.store(function(*inputs).value, pointer(0))
 
             for_all(builder, args[8], step)
             return context.get_dummy_value()
@@ -154,21 +169,18 @@ def _row(function: Callable[..., Any], count: int) -> Any:
     return row
 
 
-def splat(builder: Any, value: Any) -> Any:
-    """A vector of nothing but this number."""
-    vector = ir.VectorType(value.type, LANES)
-    single = builder.insert_element(vector(ir.Undefined), value, _i32(0))
-    return builder.shuffle_vector(single, vector(ir.Undefined), ir.VectorType(_i32, LANES)([0] * LANES))
-
-
 class Part:
-    """A vector's worth of a row: all lanes, or the first few."""
+    """A vector's worth of a row, or the first few lanes of one."""
 
-    def __init__(self, builder: Any, count: Any = None) -> None:
+    type = ir.VectorType(ir.FloatType(), LANES)
+
+    def __init__(self, builder: Any, few: Any = None) -> None:
         self.builder, self.mask = builder, None
-        if count is not None:
-            places = ir.VectorType(_i32, LANES)(list(range(LANES)))
-            self.mask = builder.icmp_unsigned("<", places, splat(builder, builder.trunc(count, _i32)))
+        if few is not None:
+            count = ir.VectorType(_i32, LANES)
+            single = builder.insert_element(count(ir.Undefined), builder.trunc(few, _i32), _i32(0))
+            everywhere = builder.shuffle_vector(single, count(ir.Undefined), count([0] * LANES))
+            self.mask = builder.icmp_unsigned("<", count(list(range(LANES))), everywhere)
 
     def load(self, address: Any) -> Any:
         """The vector at an address; lanes that are not of the part are zero."""
@@ -176,17 +188,16 @@ class Part:
             value = self.builder.load(address)
             value.align = 4
             return value
-        vector = address.type.pointee
-        function = ir.FunctionType(vector, [address.type, _i32, self.mask.type, vector])
+        function = ir.FunctionType(self.type, [address.type, _i32, self.mask.type, self.type])
         masked = _declared(self.builder, f"llvm.masked.load.v{LANES}f32.p0", function)
-        return self.builder.call(masked, [address, _i32(4), self.mask, vector([0.0] * LANES)])
+        return self.builder.call(masked, [address, _i32(4), self.mask, self.type([0.0] * LANES)])
 
     def store(self, value: Any, address: Any) -> None:
         """Write the lanes of the part."""
         if self.mask is None:
             self.builder.store(value, address).align = 4
             return
-        function = ir.FunctionType(ir.VoidType(), [value.type, address.type, _i32, self.mask.type])
+        function = ir.FunctionType(ir.VoidType(), [self.type, address.type, _i32, self.mask.type])
         masked = _declared(self.builder, f"llvm.masked.store.v{LANES}f32.p0", function)
         self.builder.call(masked, [value, address, _i32(4), self.mask])
 
@@ -198,14 +209,3 @@ def for_all(builder: Any, size: Any, step: Callable[[Any, Part], None]) -> None:
         step(offset, Part(builder))
     with builder.if_then(builder.icmp_signed("<", whole, size)):
         step(whole, Part(builder, builder.sub(size, whole)))
-
-
-def _plain_row(function: Callable[..., Any], count: int) -> Any:
-    """The same in Python, for NUMBA_DISABLE_JIT=1."""
-
-    def row(out: Any, at: int, x: Any, at_x: int, y: Any, at_y: int, z: Any, at_z: int, size: int) -> None:
-        places = [(x, at_x), (y, at_y), (z, at_z), (out, at)][:count]
-        arrays = [array[start : start + size] if np.ndim(array) else [array] * size for array, start in places]
-        out[at : at + size] = [function(*numbers) for numbers in zip(*arrays, strict=True)]
-
-    return row
