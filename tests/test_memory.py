@@ -398,8 +398,8 @@ def test_a_bag_keeps_within_its_memory(folder):
     status, errors, peak = run(folder, "--memory", "8GB", "--duration", "5", model="bag.yaml")
     assert (status, errors) == (0, [])
     whole = {path: path.read_bytes() for path in (folder / "out" / "bag").rglob("*.wav")}
-    # What was at the peak leaves nothing to spare, and so the models take turns; a machine that is short of memory measures a lower peak.
-    status, errors, lower = run(folder, "--memory", f"{peak / 1e6:.0f}MB", "--duration", "5", model="bag.yaml")
+    # Little more than the peak leaves nothing to spare: models take turns; a machine that is short of memory measures a lower peak.
+    status, errors, lower = run(folder, "--memory", f"{peak / 1e6 + 20:.0f}MB", "--duration", "5", model="bag.yaml")
     assert status == 0, errors
     assert errors == [f"{folder / 'bag.yaml'}: there is not the memory for 2 models at once; each is opened when its turn comes"]
     assert lower <= peak - 25e6  # of 108 MB that the weights of each have
