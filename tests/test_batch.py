@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import IO
 
 import click
 import pytest
@@ -405,6 +406,14 @@ def test_jobs_run_on_any_executor(library: Path, executor: Executor | None) -> N
     ]
 
 
+def begun(command: list[str]) -> tuple[subprocess.Popen[str], IO[str]]:
+    """The command when it has done the first track of four, and what it says on standard error."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert "[1/4]" in process.stderr.readline()
+    return process, process.stderr
+
+
 def workers_of(pid: int) -> list[int]:
     """By what Linux tells: children of the process that forks, which is a child of the client."""
     parents = {}
@@ -424,11 +433,10 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc i
 def test_a_killed_worker_loses_nothing(long_library: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
     folder, expected = long_library
     command = [*COMMAND, f"{folder}/*.wav", "-o", str(tmp_path / "out"), "-n", "demo", "--workers", "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        assert "[1/4]" in process.stderr.readline()
+    process, errors = begun(command)
+    with process:
         os.kill(workers_of(process.pid)[0], signal.SIGKILL)
-        rest = process.stderr.read()
+        rest = errors.read()
     assert process.returncode == 0, rest
     assert "4 tracks done" in rest
     assert len(records(tmp_path / "out")) == 4
@@ -440,14 +448,12 @@ def test_one_process_that_is_killed_goes_on(long_library: tuple[Path, dict[str, 
     """The second track is in work, and the first has just been written beside it."""
     folder, expected = long_library
     command = [*COMMAND, f"{folder}/*.wav", "-o", str(tmp_path / "out"), "-n", "demo", "--threads", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    assert "[1/4]" in process.stderr.readline()
+    process, errors = begun(command)
     began = time.monotonic()
     process.send_signal(number)
     assert process.wait() == (-9 if number == signal.SIGKILL else 130)
     assert time.monotonic() - began < 2
-    process.stderr.close()
+    errors.close()
     if number == signal.SIGINT:
         assert tree(tmp_path / "out") == {name: data for name, data in expected.items() if name.startswith("demo/0/")}
     assert [record["track"] for record in records(tmp_path / "out")] == ["0.wav"]
@@ -461,9 +467,7 @@ def test_one_process_that_is_killed_goes_on(long_library: tuple[Path, dict[str, 
 def test_a_run_that_is_killed_goes_on(long_library: tuple[Path, dict[str, bytes]], tmp_path: Path, number: signal.Signals) -> None:
     folder, expected = long_library
     command = [*COMMAND, f"{folder}/*.wav", "-o", str(tmp_path / "out"), "-n", "demo", "--workers", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    assert "[1/4]" in process.stderr.readline()
+    process, errors = begun(command)
     time.sleep(0.3)
     workers = workers_of(process.pid)
     assert len(workers) == 2
@@ -475,7 +479,7 @@ def test_a_run_that_is_killed_goes_on(long_library: tuple[Path, dict[str, bytes]
         time.sleep(0.02)
     if number == signal.SIGINT:
         assert set(tree(tmp_path / "out")) <= set(expected), "an interruption tidies up"
-    process.stderr.close()
+    errors.close()
     before = len(records(tmp_path / "out"))
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"{4 - before} tracks done" in done.stderr

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.kernel
 FUNCTIONS = {
     "copy": (lambda x: x, exact(lambda x, y, z, out: x)),
     "of two": (lambda x, y: x * y - x, exact(lambda x, y, z, out: x * y - x)),
+    "of three": (lambda x, y, z: x - y * z, exact(lambda x, y, z, out: x - y * z)),
     "of four": (lambda x, y, z, out: out + x * (y - z), exact(lambda x, y, z, out: out + x * (y - z))),
     "choice": (lambda x, y: where(x > y, -y, np.float32(2)), exact(lambda x, y, z, out: -y if x > y else np.float32(2))),
     "sigmoid": (lambda x: sigmoid(x), exact(lambda x, y, z, out: sigmoid(x))),

@@ -84,7 +84,7 @@ class Spool:
         self.samples += block.shape[1]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        out = apart(self.channels * (stop - start)).reshape(self.channels, stop - start)
+        out = apart((self.channels, stop - start))
         number = bisect.bisect_right(self._starts, start) - 1
         while start < stop:
             first = self._starts[number]

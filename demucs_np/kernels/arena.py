@@ -19,12 +19,12 @@ LARGE = 2**22  # bytes of an array that has pages of its own
 HUGE = 2**21  # bytes of a large page
 
 
-def apart(size: int, dtype: type = np.float32) -> np.ndarray:
-    """A flat array of arbitrary content. A large one has pages of its own, which the system has back when it is gone: what the C library
+def apart(shape: int | tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+    """An array of arbitrary content. A large one has pages of its own, which the system has back when it is gone: what the C library
     keeps of some megabytes for the next array lies between those that stay, and may never be used again."""
-    count = size * np.dtype(dtype).itemsize
+    count = (shape if isinstance(shape, int) else math.prod(shape)) * np.dtype(dtype).itemsize
     if count < LARGE or not hasattr(mmap, "MAP_ANONYMOUS"):
-        return np.empty(size, dtype)
+        return np.empty(shape, dtype)
     try:
         memory = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError:
@@ -32,7 +32,7 @@ def apart(size: int, dtype: type = np.float32) -> np.ndarray:
     if hasattr(mmap, "MADV_HUGEPAGE"):  # as NumPy does
         with contextlib.suppress(OSError):  # a kernel without them
             memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.ndarray(size, dtype, memory)
+    return np.ndarray(shape, dtype, memory)
 
 
 @dataclass(frozen=True)

@@ -109,10 +109,9 @@ def _micro_kernel(mr: int, lanes: int, vectors: int) -> Any:
             builder.cbranch(builder.icmp_signed("<", k, K), body, done)
             builder.position_at_end(body)
             panel = [load(in_panel(k, v)) for v in range(vectors)]
-            for v in (
-                range(0, vectors, max(1, 16 // lanes)) if FETCH and lanes == LANES else ()
-            ):  # once for each cache line; the narrowest is short
-                fetch(in_panel(builder.add(k, i64(AHEAD)), v))
+            if FETCH and lanes == LANES:  # the narrowest panels are in L1
+                for v in range(0, vectors, max(1, 16 // lanes)):  # once for each cache line
+                    fetch(in_panel(builder.add(k, i64(AHEAD)), v))
             if FETCH and mr > 1:
                 fetch(builder.gep(row[0], [builder.mul(builder.add(k, builder.mul(K, i64(BLOCKS_AHEAD))), i64(mr))]))
             new = []

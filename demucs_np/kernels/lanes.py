@@ -103,7 +103,7 @@ def _choose(condition: Lanes, yes: Any, no: Any) -> Lanes:
 
 @_with_lanes(_choose)
 def where(condition, yes, no):
-    """`yes` where the condition holds, else `no`; one of them at least a vector."""
+    """`yes` where the condition holds, else `no`. Of vectors one of the two at least is one."""
     return yes if condition else no
 
 
@@ -134,8 +134,13 @@ def along_row(function: Callable[..., Any]) -> Any:
 
 def _loop(function: Callable[..., Any], count: int) -> Any:
     number = exact(function)
-    forms = {1: lambda x, y, z, out: number(x), 2: lambda x, y, z, out: number(x, y), 4: lambda x, y, z, out: number(x, y, z, out)}
-    of_all = exact(forms[count])
+    forms = (
+        lambda x, y, z, out: number(x),
+        lambda x, y, z, out: number(x, y),
+        lambda x, y, z, out: number(x, y, z),
+        lambda x, y, z, out: number(x, y, z, out),
+    )
+    of_all = exact(forms[count - 1])
 
     @inline
     def row(out, at, x, at_x, y, at_y, z, at_z, size):

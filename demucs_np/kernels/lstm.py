@@ -22,7 +22,7 @@ SEQUENCES = 12  # of a tile: they share each pass over the weights, which do not
 def prepare(weights: np.ndarray) -> np.ndarray:
     """[2, H, 4H] for forward and backward -> packed for the kernel."""
     _, K, N = weights.shape
-    packed = apart(2 * packed_size(K, N)).reshape(2, -1)
+    packed = apart((2, packed_size(K, N)))
     for direction, matrix in zip(packed, weights, strict=True):
         direction[:] = pack(matrix)
     return packed

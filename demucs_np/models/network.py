@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from functools import lru_cache
 from typing import Any
 
@@ -53,8 +52,7 @@ class Network:
                 f"the mix has shape {mix.shape}, but this model takes (batch, {self.audio_channels}, samples), with at least one sample"
             )
         check_ablation(self.parts)
-        shape = (len(mix), len(self.sources), *mix.shape[1:])
-        out = apart(math.prod(shape)).reshape(shape)
+        out = apart((len(mix), len(self.sources), *mix.shape[1:]))
         mark = self.ops.mark()
         try:
             flags = self.ops.finite(mix)

@@ -5,7 +5,6 @@ Axes: T time, F frequency, C channels; rows of F are independent. Upstream: `dem
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -71,8 +70,7 @@ class BLSTM:
 
 def _joined(parts: list[Array]) -> Array:
     """Arrays one after the other along the first axis, for a moment."""
-    shape = sum(len(part) for part in parts), *parts[0].shape[1:]
-    return np.concatenate(parts, out=apart(math.prod(shape)).reshape(shape))
+    return np.concatenate(parts, out=apart((sum(map(len, parts)), *parts[0].shape[1:])))
 
 
 class LocalState:

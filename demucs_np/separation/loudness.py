@@ -55,7 +55,7 @@ class Normalised:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         part = self._source.read(start, stop)
-        out: np.ndarray = np.subtract(part, self._mean, out=apart(part.size).reshape(part.shape))
+        out: np.ndarray = np.subtract(part, self._mean, out=apart(part.shape))
         out /= self._std
         return out
 

@@ -9,7 +9,6 @@ Source: `demucs.apply`. The order of all float32 sums is upstream's.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -262,8 +261,7 @@ class Run:
         """float32 (batch, channels, stop - start), at the loudness that the model is to hear."""
         first, last = max(0, start), min(self.length, stop)
         *batch, channels, _ = self.source.shape
-        shape = (*(batch or [1]), channels, stop - start)
-        out = apart(math.prod(shape)).reshape(shape)
+        out = apart((*(batch or [1]), channels, stop - start))
         out[:] = 0
         if first < last:
             part = self.source.read(first, last)
@@ -274,7 +272,7 @@ class Run:
 def _sum(weight: np.ndarray | np.float32, chunk: np.ndarray, before: np.ndarray) -> np.ndarray:
     """What a chunk gives with its weights, and where there is any what those before it gave: float32 (..., n), `before` (..., n or fewer).
     Both are added to zero, as upstream does it: -0 becomes 0."""
-    total: np.ndarray = np.multiply(weight, chunk, out=apart(chunk.size).reshape(chunk.shape))
+    total: np.ndarray = np.multiply(weight, chunk, out=apart(chunk.shape))
     total += np.float32(0)
     overlap = min(before.shape[-1], chunk.shape[-1])
     if overlap:
