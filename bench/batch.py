@@ -309,6 +309,8 @@ def jobs(options: argparse.Namespace) -> None:
         cluster = Cluster(folder, 2)
         stack.callback(cluster.close)
         cases: list[tuple[str, Any]] = [("one process", (None, 1)), ("2 workers", (workers, 2))]
+        from batch import stub  # sent by its name, as the real one is
+
         from demucs_np.batch.cluster import connected, executor_of
 
         client = stack.enter_context(connected(cluster.address))

@@ -42,9 +42,9 @@ KNOWN: dict[str, tuple[str, dict[str, Any]]] = {**MODELS, "htdemucs_6s": ARCHITE
 
 
 def environment(threads: int | None = None, **extra: str) -> dict[str, str]:
-    """The environment of a child: this checkout importable, every library's own thread pool limited to `threads`."""
+    """The environment of a child: this checkout and these scripts importable, every library's own thread pool limited to `threads`."""
     env = dict(os.environ) | extra
-    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [env.get("PYTHONPATH")])])
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(HERE), *filter(None, [env.get("PYTHONPATH")])])
     if threads is not None:
         env |= {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
     return env

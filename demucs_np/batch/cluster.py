@@ -24,6 +24,7 @@ from .task import Task
 
 PATIENCE = 10.0  # seconds for a scheduler to answer, and for its first worker to come
 SHIPPED = "shipped"  # the model's name where it was sent to
+INTERVAL = 0.001  # seconds between two messages of the client; with its own 10 ms a worker that has one task at a time mostly waits
 SINCE = 1.0  # seconds that the number of workers counts as known
 VERSION = "__import__('demucs_np').__version__"
 
@@ -57,6 +58,7 @@ def connected(address: str) -> Iterator[distributed.Client]:
         except TimeoutError:
             raise DemucsError(f"--dask {address}: the scheduler has no workers; start some with `dask worker ADDRESS`") from None
         _check_versions(client)
+        client.scheduler_comm.interval = INTERVAL
         yield client
 
 
