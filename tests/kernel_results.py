@@ -37,6 +37,7 @@ def results():
     strided = ops.prepare(layer.convolution(noise(32, 16, 8), noise(32), stride=4, pad=2, activation="gelu"))
     q, k, v = noise(101, 100, seed=5), noise(450, 100, seed=6), noise(450, 100, seed=7)
     spectrum, envelope = noise(13, 32, 6), 1 + noise(200) ** 2
+    moments = np.array([0.3, 1.7])
     golden = load_golden(GOLDEN)
     return {
         "conv": ops.conv(x, conv),
@@ -53,6 +54,9 @@ def results():
         "feed_forward": ops.feed_forward(x[:1].copy(), x[1:2].copy(), wide, narrow, weight),
         "stft": ops.stft(noise(3, 900), 64, 16, 50),
         "istft": ops.istft(spectrum, 64, 16, -24, envelope.astype(np.float32)),
+        "istft, added": ops.istft(
+            spectrum, 64, 16, -24, envelope.astype(np.float32), moments=moments, time=noise(200, 3), time_moments=moments
+        ),
         "lstm": ops.lstm(noise(60, 8 * 20), ops.prepare_recurrent(noise(2, 20, 80) / 4), np.arange(12), 12, 5),
         "local_attention": ops.local_attention(noise(100, 3, 3 * 24 + 16), 4, 4),
         "wiener": ops.wiener(noise(40, 9, 4), noise(40, 9, 6) ** 2, 1, True),

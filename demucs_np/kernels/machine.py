@@ -16,6 +16,10 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
+SPEED = (
+    2  # of LLVM's levels: kernels of the third, Numba's, and of Numba's passes before it, are no faster, and take a sixth longer to make
+)
+
 
 def linked(parts: Sequence[str]) -> Any:
     """One module of all parts."""
@@ -32,26 +36,15 @@ def code(parts: Sequence[str], machine: Any, speed: int, loops: bool, lines: boo
     """
     module = linked(parts)
     module.verify()
-    # As Numba does, but for references, which kernels do not count: loops are rotated and calls inlined before anything else.
-    passes, manager = _passes(machine, 0, False, False)
-    manager.add_loop_rotate_pass()
-    manager.add_instruction_combine_pass()
-    manager.add_jump_threading_pass()
-    manager.run(module, passes)
-    passes, manager = _passes(machine, speed, loops, lines)
-    manager.run(module, passes)
+    options = llvm.create_pipeline_tuning_options(speed_level=min(speed, SPEED))
+    options.loop_vectorization, options.slp_vectorization = loops, lines
+    passes = llvm.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(module, passes)
     for function in module.functions:  # Numba numbers names in each process: another object's function may have the name of one in here
         if not function.is_declaration and function.linkage != llvm.Linkage.external:
             function.linkage = "internal"
     made: bytes = machine.emit_object(module)
     return made
-
-
-def _passes(machine: Any, speed: int, loops: bool, lines: bool) -> tuple[Any, Any]:
-    options = llvm.create_pipeline_tuning_options(speed_level=speed)
-    options.loop_vectorization, options.slp_vectorization = loops, lines
-    builder = llvm.create_pass_builder(machine, options)
-    return builder, builder.getModulePassManager()
 
 
 def serve() -> None:

@@ -253,6 +253,12 @@ def _unpack(a, b, c, s, scale, shift, real, imaginary):
         real[i] = imaginary[i] = np.float32(0)
 
 
+@exact
+def _added(total, scale, time, time_scale, time_shift):
+    """One of several orders in which it could be fused."""
+    return total * scale + (time * time_scale + time_shift)
+
+
 @kernel
 def _istft_tiles(tile0, tile1, scratch, z, window, twiddle, envelope, time, out, geometry, moments, time_moments):
     """HOPS hops of output of all signals: every frame that reaches them, overlapped and added in `scratch`."""
@@ -292,8 +298,10 @@ def _istft_tiles(tile0, tile1, scratch, z, window, twiddle, envelope, time, out,
                     target[i] += source[i] * w
         for position in range(first, last):
             e = envelope[position]
-            for i in range(signals):
-                value = total[(position - first) * signals + i] * e
-                if time.size:
-                    value += time[position * signals + i] * time_scale + time_shift
-                out[i * samples + position] = value
+            values = view(total, (position - first) * signals, signals)
+            if time.size:
+                for i in range(signals):
+                    out[i * samples + position] = _added(values[i], e, time[position * signals + i], time_scale, time_shift)
+            else:
+                for i in range(signals):
+                    out[i * samples + position] = values[i] * e
