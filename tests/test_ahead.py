@@ -185,6 +185,36 @@ def test_no_helper_outlives_the_command(tmp_path: Path, song: Path, how: signal.
     assert not list(tmp_path.rglob("*.wav"))[1:]  # the song alone
 
 
+# Ctrl-C in the moment when this thread has LLVM's lock, which Python's `with` does not know of yet.
+WORST = """
+import os, signal, sys, threading
+import numpy as np
+from llvmlite.binding import ffi
+from demucs_np.kernels import ahead, signal as kernels
+came = []
+def locked():
+    if threading.current_thread() is threading.main_thread() and not came:
+        came.append(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+ahead.expect(("signal._copy_tiles", "conv._conv_tiles"))
+ffi.register_lock_callback(locked, lambda: None)
+try:
+    kernels.copy(np.ones((2, 5), np.float32), np.zeros((2, 5), np.float32))
+except KeyboardInterrupt:
+    print(len(came), signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+ahead.plan._thread.join(40)
+print(ahead.plan._thread.is_alive(), flush=True)
+os._exit(0)
+"""
+
+
+@needs_two_cores
+def test_an_interruption_leaves_no_lock_locked(tmp_path: Path) -> None:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", WORST], env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("1 True\nFalse\n", "")
+
+
 # Asks for kernels and forks while a thread is at work on them; both processes then need one.
 FORK = """
 import os, sys

@@ -19,6 +19,7 @@ from numba.core.runtime.nrt import rtsys
 from numba.extending import intrinsic, typeof_impl
 from numba.np import arrayobj
 
+from ..threads import undisturbed
 from . import machine
 from .cache import cache_of
 
@@ -209,7 +210,7 @@ def kernel(function: Function) -> Function:
     dispatcher = _jit(function, SUMS, nogil=True, pipeline_class=_Compiler)
     if not DISABLED:
         dispatcher._cache = cache_of(function)  # as `cache=True` does with Numba's own
-        dispatcher.compile = _collecting_nothing()(dispatcher.compile)
+        dispatcher.compile = undisturbed()(_collecting_nothing()(dispatcher.compile))
     compiled: Function = dispatcher
     return compiled
 

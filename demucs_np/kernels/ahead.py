@@ -24,7 +24,7 @@ from typing import IO, Any
 from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 
-from ..threads import default_threads
+from ..threads import default_threads, hear, undisturbed
 
 # In the order in which they are compiled while none is asked for: what the helper has soon, then the longest first.
 # Each has the types of its arguments after `tile0, tile1, scratch`.
@@ -124,6 +124,7 @@ class Plan:
         `tell` is called whenever something is begun meanwhile.
         """
         while True:
+            hear()
             with self._changed:
                 work = self._works.setdefault(name, Work())
                 if work.at == DONE:
@@ -133,7 +134,7 @@ class Plan:
                     return False
                 job = self._take(name)
                 if job is None:
-                    self._changed.wait(0.2)  # not for ever: Ctrl-C is heard between two waits
+                    self._changed.wait(0.2)  # not for ever: signals are heard between two waits
             if job is not None:
                 tell()
                 self._do(*job)
@@ -281,6 +282,7 @@ def may_help() -> bool:
 
 
 @functools.cache
+@undisturbed()
 def expect(kernels: tuple[str, ...]) -> None:
     """These kernels are going to be needed: what of them is not in the cache is compiled from now on."""
     from .cache import KernelCache
