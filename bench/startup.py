@@ -75,7 +75,7 @@ def compile_kernels(klass: str) -> None:
     rows = []
     for name in sorted(needs.KERNELS[klass], key=list(ahead.KERNELS).index):
         kernel, signature = ahead.found(name)
-        kernel.targetctx.refresh()  # as looking into the cache does
+        kernel.targetctx.refresh()  # what Numba imports once
         began = time.process_time()
         library = _jit.emit(kernel, signature).library
         parts = library.parts()

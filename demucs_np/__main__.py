@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -21,7 +22,10 @@ def run(prog_name: str = "demucs-np") -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     from .commands.main import main
 
-    main(prog_name=prog_name)
+    try:
+        main(prog_name=prog_name)
+    finally:
+        gc.freeze()  # at its end Python looks for cycles in all that was imported, for a quarter of a second
 
 
 if __name__ == "__main__":

@@ -202,11 +202,3 @@ def _write_down(journal: Journal, task: Task, outcome: Outcome) -> None:
     if outcome.result.status == "failed" and any(reason in outcome.result.error.lower() for reason in FULL):
         raise AudioError(f"{outcome.result.error}; free some space and run it again: what is done stays done")
     journal.append(record_of(task, outcome, time.time()))
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """ "2/8" -> (2, 8). Raises UsageError."""
-    number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise UsageError(f'--shard {text}: must be I/N with I from 1 to N, as in "1/8"')
-    return int(number), int(count)

@@ -1,19 +1,32 @@
-"""How many processes of this machine a library is shared among, when nobody says."""
+"""What a library is shared among: machines, as they are told, and processes of this one, when nobody says how many.
+
+It is asked before anything is imported that takes time: meanwhile the process that workers are forked off begins.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import heapq
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ..jobs import Job, prepare, warm_model
-from ..machine import resident_memory
-from ..separation.fitting import needed
-from .task import Task
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..jobs import Job
+    from .task import Task
 
 # As measured (docs/scale.md): what a thread loses by each other one of its process, and what processes lose side by side.
 WAITING, LOST = 0.08, 0.03
 ENOUGH = 16e6  # bytes of tracks, about a minute's work or more: before that, the start of processes counts
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """ "2/8" -> (2, 8). Raises UsageError."""
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UsageError(f'--shard {text}: must be I/N with I from 1 to N, as in "1/8"')
+    return int(number), int(count)
 
 
 def worth_sharing(sizes: Sequence[int], cores: int) -> bool:
@@ -55,5 +68,9 @@ def room_for(tasks: Sequence[Task], free: int | None) -> int:
 
 def _memory(job: Job) -> float:
     """Of a process that does the job, bytes: what this one has, which has loaded the model by now, and the segments."""
+    from ..jobs import prepare, warm_model
+    from ..machine import resident_memory
+    from ..separation.fitting import needed
+
     model = warm_model(job.model, job.repo, job.backend, job.memory)
     return resident_memory() + (needed(model, job.options, len(prepare(job))) or 0.0)

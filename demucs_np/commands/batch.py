@@ -64,12 +64,9 @@ def batch(
     The tree of the sources is mirrored below OUT/NAME. OUT/demucs-np.jsonl says of every track what became of it; run again, the same
     command does what is not done yet. A row of a manifest may have options of its own. The exit status is 1 if a track failed.
     """
-    from ..batch.estimate import estimate
     from ..batch.journal import open_journal, read_journals
-    from ..batch.library import make_plan, parse_shard
+    from ..batch.sharing import parse_shard
     from ..batch.sources import find
-    from ..jobs import forget_models
-    from ..machine import shown_size
 
     if ship_weights and not dask:
         raise click.UsageError("--ship-weights is for --dask.")
@@ -83,6 +80,8 @@ def batch(
         tracks = list(find(sources, out))
         if not dry_run and not dask:
             _get_ready(tracks, workers, options["threads"])
+        from ..batch.library import make_plan
+
         plan = make_plan(
             tracks, _jobs(out, options), out, read_journals(out), shard=part, force=force, retry_failed=retry_failed
         )  # fmt: skip
@@ -90,6 +89,9 @@ def batch(
         if not dask:
             workers = _shared(plan, workers, options["threads"], options["memory"])
         if journal is None:
+            from ..batch.estimate import estimate
+            from ..machine import shown_size
+
             about = estimate(plan.tasks, workers or 1)
             counts = f"{_tracks(about.tracks)} to do, {len(plan.done)} done, {len(plan.failed)} failed before"
             if about.known or not plan.tasks:
@@ -104,6 +106,8 @@ def batch(
         if workers and workers > 1 and chosen is None:
             click.echo(f"{_tracks(len(plan.tasks))}, by {workers} processes; --workers 1 does one at a time.", err=True)
         if plan.tasks:
+            from ..jobs import forget_models
+
             with _executor(workers, dask, ship_weights, plan) as (executor, window):
                 if executor is not None:
                     forget_models()  # the workers have theirs

@@ -178,7 +178,8 @@ class KernelCache(caching.FunctionCache):
 
     def _found(self, sig: Any, target_context: Any) -> Any:
         try:
-            return super().load_overload(sig, target_context)
+            with self._guard_against_spurious_io_errors():
+                return self._load_overload(sig, target_context)  # without what Numba imports first, fifty modules, to compile
         except MemoryError:
             raise
         except OSError:  # it cannot be read: what comes instead is compiled
