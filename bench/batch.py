@@ -138,6 +138,7 @@ def _table(title: str, model: str, library: Path, options: argparse.Namespace, c
         "batch, one process, 1 thread": (batch("--threads", "1"), bare.format("1 thread")),
         bare.format(f"{workers} threads"): (lambda sources: _bare(Path(sources[0]), model, workers), bare.format("1 thread")),
         f"batch, one process, {workers} threads": (batch("--threads", str(workers)), bare.format(f"{workers} threads")),
+        bare.format(f"{workers} processes"): (lambda sources: _bare(Path(sources[0]), model, 1, workers), bare.format("1 thread")),
         f"batch, {workers} workers": (batch("--workers", str(workers)), "batch, one process, 1 thread"),
         f"batch, {workers} Dask workers": (batch("--dask", cluster.address), f"batch, {workers} workers"),
     }
@@ -175,11 +176,14 @@ import soundfile
 from demucs_np import Separator
 from demucs_np.separation.apply import apply_model
 from demucs_np.weights import load_model
-folder, name, threads = sys.argv[1:]
+folder, name, threads, place, processes = sys.argv[1:]
 from pathlib import Path
-tracks = [soundfile.read(path, dtype="float32")[0].T.copy() for path in sorted(Path(folder).iterdir())]
+paths = sorted(Path(folder).iterdir())[int(place) :: int(processes)]
+tracks = [soundfile.read(path, dtype="float32")[0].T.copy() for path in paths]
 model = load_model(name)
 apply_model(model, tracks[0][None, :, :44100], shifts=1, threads=int(threads))
+print("ready", flush=True)
+sys.stdin.readline()
 began = time.perf_counter()
 for track in tracks:
     apply_model(model, track[None], shifts=1, threads=int(threads))
@@ -187,10 +191,24 @@ print(time.perf_counter() - began)
 """
 
 
-def _bare(library: Path, model: str, threads: int) -> float:
-    """Seconds for the network and the cross-fades alone, of tracks in memory."""
-    command = [sys.executable, "-c", BARE, str(library), model, str(threads)]
-    return float(subprocess.run(command, env=environment(threads), capture_output=True, text=True, check=True).stdout)
+def _bare(library: Path, model: str, threads: int, processes: int = 1) -> float:
+    """Seconds for the network and the cross-fades alone, of tracks in memory, each process with its part of them at the same time."""
+    commands = [[sys.executable, "-c", BARE, str(library), model, str(threads), str(place), str(processes)] for place in range(processes)]
+    with contextlib.ExitStack() as stack:
+        running = [
+            stack.enter_context(
+                subprocess.Popen(command, env=environment(threads), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            for command in commands
+        ]
+        for process in running:
+            assert process.stdout
+            assert process.stdout.readline() == "ready\n"
+        for process in running:
+            assert process.stdin
+            process.stdin.write("\n")
+            process.stdin.flush()
+        return max(float(process.communicate()[0]) for process in running)
 
 
 def _batch(sources: Sequence[str], model: str, out: Path, more: Sequence[str]) -> float:
