@@ -16,9 +16,8 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
-SPEED = (
-    2  # of LLVM's levels: kernels of the third, Numba's, and of Numba's passes before it, are no faster, and take a sixth longer to make
-)
+# Of LLVM's levels. By the third, Numba's, and the passes that Numba runs before it, kernels are no faster, and take a sixth longer to make.
+SPEED = 2
 
 
 def linked(parts: Sequence[str]) -> Any:
