@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -14,8 +16,11 @@ import numpy as np
 from numba import types
 from numba.core import cgutils, codegen, compiler
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.compiler_machinery import register_pass
+from numba.core.lowering import Lower
 from numba.core.registry import cpu_target
 from numba.core.runtime.nrt import rtsys
+from numba.core.typed_passes import NativeLowering
 from numba.extending import intrinsic, typeof_impl
 from numba.np import arrayobj
 
@@ -166,11 +171,50 @@ def _is_number(of: Any) -> bool:
     return isinstance(of, types.Number | types.Boolean)
 
 
+class _Lower(Lower):
+    """Numba's way from its own code to LLVM's, which here remembers the operators on numbers, too: each time it asks whether there is one
+    for constants, and catches four exceptions that say no."""
+
+    known: ClassVar[dict[Any, Any]] = {}
+
+    def lower_binop(self, result: Any, expression: Any, operation: Any) -> Any:
+        signature = self.fndesc.calltypes[expression]
+        if operation in (operator.pow, operator.ipow) or not all(map(_is_number, signature.args)):  # of powers there is
+            return super().lower_binop(result, expression, operation)
+        key = operation, signature.args
+        if key not in self.known:
+            function = self.context.typing_context.resolve_value_type(operation)
+            self.known[key] = function, function.get_call_type(self.context.typing_context, signature.args, {})
+        code = self.context.get_function(*self.known[key])
+        operands = [
+            self.context.cast(self.builder, self.loadvar(operand.name), self.typeof(operand.name), of)
+            for operand, of in zip((expression.lhs, expression.rhs), signature.args, strict=True)
+        ]
+        return self.context.cast(self.builder, code(self.builder, operands), signature.return_type, result)
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _Lowering(NativeLowering):
+    _name = "kernel_lowering"
+
+    @property
+    def lowering_class(self) -> type[Lower]:
+        return _Lower
+
+
 # Passes over a function for what kernels do not have: closures, generators, expressions of whole arrays, `with` blocks, loops over tuples.
 NEEDLESS = {
     "WithLift", "InlineClosureLikes", "InlineInlinables", "InlineOverloads", "FindLiterallyCalls", "LiteralUnroll",
-    "MakeFunctionToJitFunction", "NopythonRewrites", "PreParforPass", "ParforPass", "IRLegalization", "DumpParforDiagnostics",
+    "MakeFunctionToJitFunction", "GenericRewrites", "NopythonRewrites", "PreParforPass", "ParforPass", "IRLegalization",
+    "DumpParforDiagnostics",
 }  # fmt: skip
+
+
+def _code_of(find: Function, function: Any, signature: Any, **how: bool) -> Any:
+    """As a context's `get_function`, but arrays are plain ones: that they have no "__array__" Numba would find out anew for each."""
+    if function == "__array__":
+        raise NotImplementedError
+    return find(function, signature, **how)
 
 
 class _Compiler(compiler.Compiler):
@@ -180,12 +224,15 @@ class _Compiler(compiler.Compiler):
 
     def define_pipelines(self) -> Any:
         (pipeline,) = super().define_pipelines()
-        pipeline.passes = [step for step in pipeline.passes if step[0].__name__ not in NEEDLESS]
+        steps = [step for step in pipeline.passes if step[0].__name__ not in NEEDLESS]
+        pipeline.passes = [(_Lowering if step is NativeLowering else step, *told) for step, *told in steps]
         pipeline._finalized = False
         pipeline.finalize()
         return [pipeline]
 
     def compile_extra(self, function: Any) -> Any:
+        context = self.state.targetctx
+        context.get_function = functools.partial(_code_of, context.get_function)
         self.state.typingctx = _Types(self.state.typingctx)
         self.state.library = self.library(self.state.targetctx.codegen(), function.__qualname__)
         self.state.library.enable_object_caching()
