@@ -15,6 +15,7 @@ from numpy.lib.stride_tricks import as_strided
 
 SLAB = 2**27  # floats (512 MiB) reserved at a time; the system gives pages only to what is written
 GRAIN = 1024  # floats (one page): every buffer begins on a multiple
+LINE = 64  # bytes: vectors that begin on a multiple lie in one line of the cache
 LARGE = 2**22  # bytes of an array that has pages of its own
 HUGE = 2**21  # bytes of a large page
 
@@ -24,7 +25,8 @@ def apart(shape: int | tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
     keeps of some megabytes for the next array lies between those that stay, and may never be used again."""
     count = (shape if isinstance(shape, int) else math.prod(shape)) * np.dtype(dtype).itemsize
     if count < LARGE or not hasattr(mmap, "MAP_ANONYMOUS"):
-        return np.empty(shape, dtype)
+        memory = np.empty(count + LINE, np.uint8)
+        return np.ndarray(shape, dtype, memory, -memory.ctypes.data % LINE)
     try:
         memory = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError:

@@ -86,7 +86,7 @@ class Pool:
 
             def take(worker: int) -> None:
                 if self._scratch[worker].size < scratch:
-                    self._scratch[worker] = np.empty(scratch, np.float32)
+                    self._scratch[worker] = apart(scratch)
                 buffer = self._scratch[worker]
                 while not failures and (tile := next(ranges, None)):
                     kernel(*tile, buffer, *args)
