@@ -25,8 +25,8 @@ def apart(shape: int | tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
     keeps of some megabytes for the next array lies between those that stay, and may never be used again."""
     count = (shape if isinstance(shape, int) else math.prod(shape)) * np.dtype(dtype).itemsize
     if count < LARGE or not hasattr(mmap, "MAP_ANONYMOUS"):
-        memory = np.empty(count + LINE, np.uint8)
-        return np.ndarray(shape, dtype, memory, -memory.ctypes.data % LINE)
+        room = np.empty(count + LINE, np.uint8)
+        return np.ndarray(shape, dtype, room, -room.ctypes.data % LINE)
     try:
         memory = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError:
@@ -45,6 +45,19 @@ class Plan:
     size: int  # floats, of all
 
 
+@dataclass(frozen=True)
+class Pages:
+    """Large pages of a slab in which nothing lies."""
+
+    memory: mmap.mmap
+    begin: int  # bytes
+    count: int
+
+    def give(self) -> None:
+        """The system has them back, and takes them anew when they are used again: some tenths of a millisecond for a megabyte."""
+        self.memory.madvise(mmap.MADV_DONTNEED, self.begin, self.count)
+
+
 class Arena:
     """Float32 buffers cut from large slabs, where a plan has them or else at the lowest place that fits; neighbouring free places are
     joined."""
@@ -57,6 +70,8 @@ class Arena:
         self._count = 0  # buffers handed out so far
         self._plan: Iterator[tuple[int, int]] | None = None
         self._home = 0  # the slab that the plan is for
+        self.kept: dict[Any, Any] = {}  # what names places in the slabs, and ends with them
+        self.noting: Any = None  # who is told of pages that are given back, see `operations.replay`
 
     def take(self, *shape: int) -> np.ndarray:
         """An array of this shape with arbitrary content."""
@@ -102,6 +117,7 @@ class Arena:
         if not any(slab.size >= plan.size for slab in self._slabs):
             if not self._taken:  # give the system back what is too small for this
                 self._slabs, self._ends, self._free = [], [], []
+                self.kept.clear()
             self._add(plan.size)
         self._home = next(number for number, slab in enumerate(self._slabs) if slab.size >= plan.size)
         self._plan = iter(plan.places)
@@ -150,15 +166,21 @@ class Arena:
         self._free = _joined([*self._free, place])
 
     def give_pages(self, size: int) -> None:
-        """The system has back `size` bytes that lie unused, or what there is of them. They are taken anew when they are used again, which
-        takes some tenths of a millisecond for a megabyte."""
+        """The system has back `size` bytes that lie unused, or what there is of them."""
+        unused = list(self._unused(size))
+        for pages in unused:
+            pages.give()
+        if self.noting is not None:
+            self.noting.give(unused)
+
+    def _unused(self, size: int) -> Iterator[Pages]:
         for slab, start, room in self._free:
             first, memory = self._slabs[slab].ctypes.data, cast(Any, self._slabs[slab].base)
             begin, end = (first + 4 * at for at in (start, min(start + room, self._ends[slab])))
             begin = -(-begin // HUGE) * HUGE
             count = min(end - begin, size) // HUGE * HUGE
             if count > 0 and isinstance(memory, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-                memory.madvise(mmap.MADV_DONTNEED, begin - first, count)
+                yield Pages(memory, begin - first, count)
                 size -= count
 
     def mark(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..kernels.layer import linear
+from ..kernels.stft import own_size
 from .blocks import Array, Tensors, scope
 from .config import HTDemucsConfig
 from .hybrid import Hybrid
@@ -31,6 +32,10 @@ class HTDemucs(Hybrid):
             if f"{name}.weight" in tensors
         }
         self.transformer = CrossTransformer(self.ops, scope(tensors, "crosstransformer"), config) if config.t_layers else None
+
+    @property
+    def all_kernels(self) -> bool:
+        return not between_kernels(self.config)
 
     @property
     def max_segment(self) -> Any:
@@ -75,3 +80,14 @@ class HTDemucs(Hybrid):
             flat = np.ascontiguousarray(y.transpose(1, 0, 2)).reshape(1, -1, y.shape[2]) if not name.endswith("_t") else y
             tap(name, flat, "TC")
         return y
+
+
+def between_kernels(config: HTDemucsConfig) -> list[str]:
+    """For what NumPy computes between the kernels."""
+    reasons = {
+        "it predicts magnitudes (cac=False)": not config.cac,
+        'its positions are weights (t_emb="scaled")': config.t_layers > 0 and config.t_emb == "scaled",
+        "it has frequency bands (multi_freqs)": bool(config.multi_freqs),
+        f"its FFT, nfft={config.nfft}, is no power of two": not own_size(config.nfft),
+    }
+    return [reason for reason, applies in reasons.items() if applies]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from functools import lru_cache
 from typing import Any
 
@@ -37,6 +36,11 @@ class Network:
         """The longest segment in seconds that the model takes; None: any."""
         return None
 
+    @property
+    def all_kernels(self) -> bool:
+        """Whether a pass is nothing but calls of kernels, which follow from the configuration and the length of the mix."""
+        return False
+
     def valid_length(self, length: int) -> int:
         """The length to pad `length` samples to."""
         return length
@@ -60,9 +64,10 @@ class Network:
                 raise AudioError("the audio has NaN or infinite samples; repair or re-export it")
             self.ops.free(flags)
             for item, result in zip(mix, out, strict=True):
-                # What a trace looks at, it may take otherwise.
-                with contextlib.nullcontext() if tracing() else self.ops.placed(self, mix.shape[2]):
+                if tracing():  # what it looks at, it may take otherwise
                     self.forward(item, result)
+                else:
+                    self.ops.run(self, item, result)
         except BaseException:
             self.ops.reset(mark)
             raise

@@ -13,7 +13,6 @@ The layers that `prepare` gives, and shapes where a forward begins (`Network.__c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,8 +36,8 @@ class Operations(Protocol):
     def prepare_table(self, x: Array, *factors: float) -> Array:
         """x times the factors one after the other in float64, rounded once: a table of weights for `add_table`."""
 
-    def placed(self, model: Any, samples: int) -> AbstractContextManager[None]:
-        """Within the block, the model's forward pass for a mix of `samples` has its results where all of them need the least memory."""
+    def run(self, model: Any, mix: Array, out: Array) -> None:
+        """The model's forward pass. Its results lie where all of them need the least memory."""
 
     def mark(self) -> int:
         """Where a computation begins, for `reset`."""

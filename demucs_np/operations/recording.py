@@ -13,7 +13,7 @@ import numpy as np
 from ..kernels.layer import Conv, Norm
 from .protocol import Operations
 
-BOOKKEEPING = {"name", "prepare", "prepare_recurrent", "prepare_table", "placed", "mark", "free", "make_room", "reset"}
+BOOKKEEPING = {"name", "prepare", "prepare_recurrent", "prepare_table", "run", "mark", "free", "make_room", "reset"}
 # Operations of the whole model, which belong to none of its modules.
 UNPLACED = {
     "finite", "pad", "transpose", "resample", "stft", "istft", "normalize", "normalize_mono", "restore", "denormalize",

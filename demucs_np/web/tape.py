@@ -46,6 +46,7 @@ from ..kernels import stft, tables, tiles
 from ..kernels.arena import Arena
 from ..models import spectral, transformer
 from ..models.config import Config, HTDemucsConfig
+from ..models.htdemucs import between_kernels
 from ..models.layout import expected_tensors
 from ..operations.compiled import use_arena
 from ..weights import build
@@ -171,13 +172,7 @@ def check(config: Config) -> None:
     """Raise ModelError for a configuration that is not made of kernels alone."""
     if not isinstance(config, HTDemucsConfig):
         raise ModelError(OTHER_CLASS.format(config.klass))
-    reasons = {
-        "it predicts magnitudes (cac=False)": not config.cac,
-        'its positions are weights (t_emb="scaled")': config.t_layers > 0 and config.t_emb == "scaled",
-        "it has frequency bands (multi_freqs)": bool(config.multi_freqs),
-        f"its FFT, nfft={config.nfft}, is no power of two": not stft.own_size(config.nfft),
-    }
-    if why := [reason for reason, applies in reasons.items() if applies]:
+    if why := between_kernels(config):
         raise ModelError(f"this HTDemucs cannot be recorded: {'; '.join(why)}, for which NumPy computes between the kernels")
 
 
