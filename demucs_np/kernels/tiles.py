@@ -78,16 +78,19 @@ class Pool:
         if (listener := getattr(_listening, "to", None)) is not None:
             listener()
         with self._lock:  # one operation at a time: the scratch buffers are shared
+            workers = min(self.threads, tiles)
+            if workers == 1:
+                buffer = self._buffer(0, scratch)
+                for tile in shares(tiles, 1):
+                    kernel(*tile, buffer, *args)
+                return
             failures: list[BaseException] = []
             finished: list[int] = []
-            workers = min(self.threads, tiles)
             ranges = iter(shares(tiles, workers))
-            done = threading.Semaphore(0)
+            done: queue.SimpleQueue[None] = queue.SimpleQueue()
 
             def take(worker: int) -> None:
-                if self._scratch[worker].size < scratch:
-                    self._scratch[worker] = apart(scratch)
-                buffer = self._scratch[worker]
+                buffer = self._buffer(worker, scratch)
                 while not failures and (tile := next(ranges, None)):
                     kernel(*tile, buffer, *args)
 
@@ -98,23 +101,30 @@ class Pool:
                     failures.append(error)
                 finally:
                     finished.append(worker)
-                    done.release()
+                    done.put(None)
 
             started = 0
             try:
                 for worker in range(1, workers):
-                    self._jobs.put(lambda worker=worker: guarded(worker))  # type: ignore[misc]
+                    self._jobs.put(functools.partial(guarded, worker))
                     started += 1
                 take(0)
             except BaseException as error:
                 failures.append(error)
             while len(finished) < started:
                 try:
-                    done.acquire(timeout=1)  # a Ctrl-C at the wrong moment takes a release away: look again
+                    done.get(timeout=1)  # a Ctrl-C at the wrong moment takes one away: look again
+                except queue.Empty:
+                    pass
                 except BaseException as error:  # a second Ctrl-C: the other threads still hold the buffers
                     failures.append(error)
             if failures:
                 raise failures[0]
+
+    def _buffer(self, worker: int, size: int) -> np.ndarray:
+        if self._scratch[worker].size < size:
+            self._scratch[worker] = apart(size)
+        return self._scratch[worker]
 
     def close(self) -> None:
         """Let the threads end."""
