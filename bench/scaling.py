@@ -20,6 +20,7 @@ import os
 import statistics
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,38 +94,38 @@ class Noting:
 
     def __init__(self, pool: tiles.Pool) -> None:
         self.pool, self.calls = pool, list[Call]()
+        self.noted: list[tuple[Any, int, tuple[Any, ...]]] = []
 
     def run(self, kernel: Any, count: int, scratch: int, *args: Any) -> None:
         began = time.perf_counter()
         self.pool.run(kernel, count, scratch, *args)
         self.calls.append(Call(kernel.__name__, count, time.perf_counter() - began))
+        self.noted.append((kernel, scratch, args))
 
     def keep(self, array: np.ndarray) -> None:
         raise AssertionError("weights are packed before")
 
 
-def segment(model: Any, mix: np.ndarray, threads: int) -> tuple[float, list[Call]]:
+def segment(model: Any, mix: np.ndarray, threads: int) -> tuple[float, Noting]:
     """Seconds of one, and its calls."""
     with use_threads(threads):
         noting = Noting(tiles.pool())
         began = time.perf_counter()
         with tiles.recording(noting):
             model(mix)
-        return time.perf_counter() - began, noting.calls
+        return time.perf_counter() - began, noting
 
 
-def per_range(threads: int) -> float:
-    """Seconds under the lock for a range of tiles that does nothing, with so many threads asking for it."""
-    ranges = 20_000
-    before, tiles.LONGEST = tiles.LONGEST, 1
-    try:
-        with use_threads(threads):
-            began = time.perf_counter()
-            tiles.pool().run(lambda *_: None, ranges, 0)
-            return (time.perf_counter() - began) / ranges
-    finally:
-        tiles.LONGEST = before
-        tiles.shares.cache_clear()
+def per_range(noted: Sequence[tuple[Any, int, tuple[Any, ...]]]) -> float:
+    """Seconds under the lock for a range of tiles: calls of a segment's kernels for no tile at all, the mean."""
+    scratch = np.empty(max(size for _, size, _ in noted), np.float32)
+    times = []
+    for _ in range(20):
+        began = time.perf_counter()
+        for kernel, _, args in noted:
+            kernel(0, 0, scratch, *args)
+        times.append(time.perf_counter() - began)
+    return min(times) / len(noted)
 
 
 def dealt(call: Call, threads: int, lock: float) -> float:
@@ -158,12 +159,11 @@ def predict(options: argparse.Namespace) -> str:
     runs: list[list[Call]] = []
     segment(model, mix, 1)
     for _ in range(options.rounds):
-        seconds, calls = segment(model, mix, 1)
+        seconds, noting = segment(model, mix, 1)
         measured["1"].append(seconds)
-        runs.append(calls)
+        runs.append(noting.calls)
         measured["2"].append(segment(model, mix, 2)[0])
-    lock = per_range(1)
-    shared = per_range(2)
+    lock = per_range(noting.noted)
     pinned(2)
     for _ in range(options.rounds):
         measured["2, pinned"].append(segment(model, mix, 2)[0])
@@ -174,7 +174,7 @@ def predict(options: argparse.Namespace) -> str:
     for threads in (1, 2, 4, 8, 16, 32):
         even = between + sum(call.seconds for call in calls) / threads
         uneven = between + sum(dealt(call, threads, 0.0) for call in calls)
-        total = between + sum(dealt(call, threads, shared if threads > 1 else lock) for call in calls)
+        total = between + sum(dealt(call, threads, lock) for call in calls)
         few = [call.seconds for call in calls if call.tiles < 4 * threads]
         rows.append([
             threads, f"{total:.2f}", f"{single / total:.1f}", f"{single / total / threads:.2f}", f"{between / total:.1%}",
@@ -185,7 +185,7 @@ def predict(options: argparse.Namespace) -> str:
     narrow = sorted({(call.kernel, call.tiles) for call in calls if call.tiles < 64 and call.seconds > 0.002})
     told = [
         f"{options.model}, one segment. Measured: " + ", ".join(f"{min(values):.2f} s on {name}" for name, values in measured.items()),
-        f"A range of tiles costs {lock * 1e6:.1f} us on one thread, {shared * 1e6:.1f} on two",
+        f"A range of tiles costs {lock * 1e6:.2f} us under the lock",
         "Calls of 2 ms and more with less than 64 tiles: " + (", ".join(f"{kernel} {count}" for kernel, count in narrow) or "none"),
     ]
     return f"{markdown(header, rows)}\n\n" + ".\n".join(told) + "."
