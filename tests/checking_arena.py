@@ -8,11 +8,19 @@ from demucs_np.kernels.arena import Arena
 GUARD = 4096  # floats on each side
 
 
+class Nothing(dict):
+    """What is kept in it is not: no buffer lies where it lay in the pass before."""
+
+    def __setitem__(self, key, value):
+        pass
+
+
 class CheckingArena(Arena):
     """Raises AssertionError where something was written outside a buffer, or into one that had been given back."""
 
     def __init__(self):
         super().__init__()
+        self.kept = Nothing()
         self._blocks = {}  # address -> (the whole of it, size)
         self._given = []
 
