@@ -46,7 +46,7 @@ class Pass:
 
     def give(self, pages: list[Pages]) -> None:
         """These were given back to the system."""
-        self._pages[len(self._calls)] = pages
+        self._pages.setdefault(len(self._calls), []).extend(pages)
 
     def end(self) -> None:
         """It has all its calls; nothing of this pass's mix and result is held any more."""
@@ -66,7 +66,7 @@ class Pass:
 
 
 def run(arena: Arena, model: Any, mix: Array, out: Array) -> None:
-    """The model's forward pass, in an arena of which nothing is in use."""
+    """The model's forward pass, mix [channels, n] -> out [sources, channels, n], in an arena of which nothing is in use."""
     kept, key = arena.kept, (id(model), mix.shape[1])
     if key in kept:
         kept[key] = known, _ = kept.pop(key)
